@@ -1,0 +1,78 @@
+"""Divergences between two predictions: logits in, one float32 value per sample out."""
+
+from typing import Any
+
+from keras import ops
+
+# The finite floor of a log-probability: what float16 tables can hold, far below any real value.
+LOG_FLOOR = -6e4
+
+
+def log_softmax(logits: Any, temperature: float = 1.0) -> Any:
+    """Log-probabilities of softened logits, in float32.
+
+    `log softmax(z / T)`. Log-probabilities are themselves logits: a row `log softmax(z)` that was
+    stored can be softened later, since `softmax(log p / T) = softmax(z / T)`.
+
+    Args:
+        logits: float tensor `[batch, classes]`, any float dtype.
+        temperature: T > 0.
+
+    Returns:
+        float32 tensor `[batch, classes]`, at least -6e4 (a class whose logit is minus infinity
+        keeps a finite log-probability, so that `0 * log 0` counts as 0).
+
+    Example:
+        >>> keras_lstsd.losses.log_softmax([[0.0, 0.0]])   # [[-0.693, -0.693]]
+    """
+    scaled = ops.cast(logits, "float32")
+    if temperature != 1:
+        scaled = scaled / temperature
+    return ops.maximum(ops.log_softmax(scaled, axis=-1), LOG_FLOOR)
+
+
+def kl_divergence(
+    student_logits: Any,
+    teacher_logits: Any,
+    temperature: float = 1.0,
+    direction: str = "reverse",
+    student_temperature: float | None = None,
+) -> Any:
+    """Kullback-Leibler divergence between a student and a teacher, per sample.
+
+    With `p = softmax(student / T)` and `q = softmax(teacher / T)`:
+
+    - reverse: `KL[p || q] = sum_c p_c (ln p_c - ln q_c)`
+    - forward: `KL[q || p] = sum_c q_c (ln q_c - ln p_c)`
+
+    There is no factor T^2. Both sides come from log-softmax in float32, so a confidently wrong
+    student keeps its true loss and gradient (Keras's `KLDivergence` clips probabilities at 1e-7).
+
+    Args:
+        student_logits: `[batch, classes]`, logits or log-probabilities.
+        teacher_logits: `[batch, classes]`, logits or log-probabilities.
+        temperature: T > 0, for both sides.
+        direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
+        student_temperature: another T for the student alone; the asymmetric distillation of
+            Yang et al. 2019 softens the teacher and leaves the student at 1.
+
+    Returns:
+        float32 tensor `[batch]`, in nats.
+
+    Raises:
+        ValueError: for an unknown direction.
+
+    Example:
+        >>> keras_lstsd.losses.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]])   # [0.328]
+    """
+    log_p = log_softmax(student_logits, student_temperature or temperature)
+    log_q = log_softmax(teacher_logits, temperature)
+    if direction == "reverse":
+        return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    if direction == "forward":
+        return ops.sum(ops.exp(log_q) * (log_q - log_p), axis=-1)
+    raise ValueError(
+        "`direction` names the side whose probabilities weigh the KL divergence. "
+        f"Received: {direction!r}. Expected: 'reverse' (KL[student || teacher]) or 'forward' "
+        "(KL[teacher || student])."
+    )

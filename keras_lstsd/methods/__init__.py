@@ -1,0 +1,5 @@
+"""One file per paper."""
+
+from keras_lstsd.methods.lstsd import LSTSD
+
+__all__ = ["LSTSD"]

@@ -1,0 +1,494 @@
+"""The base class of all methods: a `keras.Model` around a student that learns from its own past."""
+
+import inspect
+import random
+from typing import Any, NamedTuple
+
+import keras
+from absl import logging
+from keras import ops
+
+from keras_lstsd import students
+from keras_lstsd.callbacks import RotateTeachers
+from keras_lstsd.data.indexing import is_indexed
+from keras_lstsd.data.pipeline import SampleBatches
+from keras_lstsd.tables import SampleTable
+
+
+class Batch(NamedTuple):
+    """What a method's hooks see of a training step."""
+
+    inputs: Any
+    """The student's inputs, as the data had them."""
+    y: Any
+    """Labels, as the compiled loss takes them."""
+    sample_index: Any
+    """Integers `[batch]`, for the tables."""
+    logits: Any
+    """The student's logits (or log-probabilities), float32 `[batch, classes]`."""
+    sample_weight: Any
+    """None or `[batch]`."""
+    logs: dict
+    """A method puts per-sample values `[batch]` here, under its names of `logged`."""
+
+
+@keras.saving.register_keras_serializable("keras_lstsd")
+class SelfDistillation(keras.Model):
+    """Trains a student classifier; its subclasses let the student's own past guide it.
+
+    The loss of a batch is the compiled loss plus the mean of `distillation_loss`, which is zero
+    here: by itself this class is plain training on the pipeline that all methods share. Wrap a
+    classifier, then call `compile`, `fit`, `evaluate` and `predict` as on any Keras model;
+    `student` is the trained classifier, a plain Keras model.
+
+    A method is a subclass that overrides some of five hooks:
+
+    1. `distillation_loss(batch)`: what guidance adds to the loss, per sample.
+    2. `remember(batch)`: what to note of this step.
+    3. `after_step()`: what must follow the weight update.
+    4. `on_epoch_edge(epoch)`: before each epoch but the first.
+    5. `on_generation_edge(generation)`: before each mini-generation but the first.
+
+    Memory (tables, copies of weights) is made in `build()`. A subclass sets its attributes, named
+    as its arguments, before it calls `super().__init__`, which builds; `get_config` reads them.
+
+    Args:
+        student: a Keras classifier with one output `[batch, classes]` (logits or softmax), or
+            `[batch, 1]` (one logit or sigmoid unit). If it is not built yet, `fit` builds it.
+        num_samples: N, size of the training set: sample indices lie in `[0, N)`.
+        mini_generation_epochs: E, epochs in a mini-generation.
+        from_logits: whether the student puts out logits. None finds out from its last layer.
+        name: name of the model.
+
+    Raises:
+        ValueError: for a student, a size or a weight that cannot work; from `fit`, for data
+            without an index, and at the end of an epoch in which an index lay outside
+            `[0, num_samples)` or the student's output was not finite (such samples are never
+            stored).
+
+    Example:
+        >>> model = keras_lstsd.SelfDistillation(student, num_samples=len(x_train))
+        >>> model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+        >>> model.fit(x_train, y_train, epochs=3)
+    """
+
+    logged: tuple[str, ...] = ()
+    """What a method reports while training: names of entries it puts into `batch.logs`."""
+
+    def __init__(
+        self,
+        student: keras.Model,
+        num_samples: int,
+        mini_generation_epochs: int = 6,
+        from_logits: bool | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if not isinstance(student, keras.Layer):
+            raise ValueError(
+                "`student` is the classifier to train. "
+                f"Received: {student!r}. Expected: a Keras model with one output of shape "
+                "[batch, classes]."
+            )
+        for argument, value in (
+            ("num_samples", num_samples),
+            ("mini_generation_epochs", mini_generation_epochs),
+        ):
+            if int(value) != value or value < 1:
+                raise ValueError(
+                    f"`{argument}` counts {argument.replace('_', ' ').removeprefix('num ')}. "
+                    f"Received: {argument}={value}. Expected: a whole number of at least 1."
+                )
+        self.student = student
+        self.num_samples = int(num_samples)
+        self.mini_generation_epochs = int(mini_generation_epochs)
+        self.from_logits = from_logits
+        self._batches = None
+        if student.built:
+            self.build()
+
+    # === What a method overrides ===
+
+    def distillation_loss(self, batch: Batch) -> Any:
+        """Hook 1: the guidance of each sample `[batch]`, zero where it has no teacher, or None."""
+        return None
+
+    def remember(self, batch: Batch) -> None:
+        """Hook 2: notes what this step tells about its samples."""
+
+    def after_step(self) -> None:
+        """Hook 3: follows the update of the student's weights."""
+
+    def on_epoch_edge(self, epoch: int) -> None:
+        """Hook 4: before epoch 1, 2, ..., counted over the model's life."""
+
+    def on_generation_edge(self, generation: int) -> None:
+        """Hook 5: before mini-generation 1, 2, ..., after hook 4."""
+
+    # === Building and calling ===
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes the memory, and the student's weights where it has none yet."""
+        if not self.student.built:
+            self.student.build(_plain(input_shape))
+        self.num_classes = students.num_classes(self.student, _plain(input_shape))
+        if self.from_logits is None:
+            self.from_logits = students.ends_in_logits(self.student)
+        # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
+        seed = random.randint(1, 10**9)
+        for attribute, value in (("_epoch", -1), ("_shuffle_seed", seed)):
+            weight = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(value),
+                dtype="int32",
+                trainable=False,
+                name=attribute.strip("_"),
+            )
+            setattr(self, attribute, weight)
+        # How many samples of this epoch had an index outside the table, or outputs not finite.
+        self._faults = keras.Variable(
+            [0, 0],
+            dtype="int32",
+            trainable=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name="faults",
+        )
+        self._means = _Means(self.logged, name="guidance")
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.student(_plain(inputs), training=training)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in training or last trained, counted over the model's life; -1 before any."""
+        return int(ops.convert_to_numpy(self._epoch))
+
+    # === The step ===
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training:
+            return loss
+        batch = self._batch(x, y, y_pred, sample_weight)
+        guidance = self.distillation_loss(batch)
+        self.remember(batch)
+        if guidance is not None:
+            if sample_weight is not None:
+                guidance = guidance * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+            # Reduced as a regularizer is: under tf.distribute, divided by the number of replicas.
+            loss = loss + self._aggregate_additional_loss(ops.mean(guidance))
+            batch.logs["distillation_loss"] = guidance
+        if self.logged:
+            self._means.update_state(batch.logs)
+        return loss
+
+    def train_step(self, *args):
+        # TensorFlow: data -> logs. JAX: (state, data) -> (logs, state).
+        result = super().train_step(*args)
+        if type(self).after_step is SelfDistillation.after_step:
+            return result
+        if keras.backend.backend() != "jax":
+            self.after_step()
+            return result
+        logs, (trainable, non_trainable, *rest) = result
+        variables = self.trainable_variables + self.non_trainable_variables
+        mapping = list(zip(variables, trainable + non_trainable, strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.after_step()
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        return logs, (trainable, non_trainable, *rest)
+
+    def test_step(self, *args):
+        # Guidance exists in training alone: its means say nothing here.
+        result = super().test_step(*args)
+        logs = result[0] if keras.backend.backend() == "jax" else result
+        for name in self.logged:
+            logs.pop(name, None)
+        return result
+
+    def _batch(self, x, y, y_pred, sample_weight) -> Batch:
+        if not is_indexed(x):
+            raise ValueError(_without_index(x))
+        index = x["sample_index"]
+        if not keras.backend.is_int_dtype(index.dtype) or len(index.shape) != 1:
+            raise ValueError(
+                "`sample_index` numbers the samples of a batch. "
+                f"Received: shape={tuple(index.shape)}, "
+                f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
+                "Expected: shape=(batch,), dtype=int32."
+            )
+        logits = students.logits(y_pred, self.from_logits)
+        outside = (index < 0) | (index >= self.num_samples)
+        # A logit of minus infinity is a class ruled out, and leaves this finite.
+        not_finite = ~ops.isfinite(ops.logsumexp(logits, axis=-1))
+        self._faults.assign_add(
+            ops.stack([ops.sum(ops.cast(fault, "int32")) for fault in (outside, not_finite)])
+        )
+        return Batch(x["inputs"], y, index, logits, sample_weight, {})
+
+    # === Epochs ===
+
+    def begin_epoch(self) -> None:
+        """Counts the epoch and calls the hooks of the edges; `RotateTeachers` calls it."""
+        epoch = self.epoch + 1
+        self._epoch.assign(epoch)
+        self._faults.assign([0, 0])
+        if self._batches is not None:
+            self._batches.epoch = epoch
+            self._batches.seed = int(ops.convert_to_numpy(self._shuffle_seed))
+        if epoch > 0:
+            self.on_epoch_edge(epoch)
+            if epoch % self.mini_generation_epochs == 0:
+                self.on_generation_edge(epoch // self.mini_generation_epochs)
+
+    def end_epoch(self) -> None:
+        """Reports the bad input of the epoch, which in-graph assertions cannot under XLA."""
+        outside, not_finite = (int(count) for count in ops.convert_to_numpy(self._faults))
+        if outside:
+            raise ValueError(
+                f"`sample_index` must tell the samples apart. Received: {outside} samples in "
+                f"epoch {self.epoch} whose index lies outside [0, num_samples={self.num_samples})"
+                "; they had no teacher and were not stored. Expected: indices that count from 0, "
+                f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "
+                "num_samples=<size of the training set>)`."
+            )
+        if not_finite and not self.stop_training:
+            raise ValueError(
+                f"The student's outputs must be finite. Received: NaN or infinity for {not_finite}"
+                f" samples in epoch {self.epoch}; they were not stored. Expected: finite inputs "
+                "and a stable learning rate; `keras.callbacks.TerminateOnNaN()` stops at the "
+                "first such batch."
+            )
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Trains the student as `keras.Model.fit` does, guided by its past.
+
+        Arrays get their row number as sample index and are shuffled by (seed, epoch), where the
+        seed is drawn from Keras's global one and saved with the model. A `tf.data.Dataset`
+        carries its index: see `keras_lstsd.data.with_sample_index`.
+
+        Raises:
+            ValueError: for data without an index, or with more samples than `num_samples`.
+        """
+        if y is not None and not is_indexed(x):
+            arrays = (x, y, sample_weight)
+            if validation_split and validation_data is None:
+                arrays, validation_data = _split(arrays, validation_split)
+            x = SampleBatches(
+                *arrays, batch_size or 32, shuffle=shuffle, steps_per_epoch=steps_per_epoch
+            )
+            y = sample_weight = steps_per_epoch = None
+        self._batches = x if isinstance(x, SampleBatches) else None
+        if self._batches is not None:
+            if x.num_samples > self.num_samples:
+                raise ValueError(
+                    "Each training sample needs a row of its own. "
+                    f"Received: {x.num_samples} samples. Expected: at most num_samples="
+                    f"{self.num_samples}; write `{type(self).__name__}(student, "
+                    f"num_samples={x.num_samples})`."
+                )
+            if keras.backend.backend() == "tensorflow":
+                x = x.tf_dataset()
+        spec = x.element_spec if hasattr(x, "element_spec") else None
+        inputs = spec[0] if isinstance(spec, tuple) else spec
+        if spec is not None and not is_indexed(inputs):
+            raise ValueError(_without_index(inputs))
+        if not self.built and (spec is not None or hasattr(x, "__getitem__")):
+            first = x[0][0] if spec is None else inputs
+            self.build(keras.tree.map_structure(lambda t: (None, *t.shape[1:]), first["inputs"]))
+        self._check_loss()
+        self._log_memory()
+        # Where a restored run began; Keras would begin the next `fit` there as well.
+        self._initial_epoch = None
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size if is_indexed(x) else None,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=_with_rotation(callbacks, self),
+            validation_data=validation_data,
+            shuffle=shuffle if is_indexed(x) else False,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size or batch_size,
+            validation_freq=validation_freq,
+        )
+
+    def _check_loss(self) -> None:
+        """Refuses a compiled loss that takes the student's logits for probabilities, or back."""
+        loss = (self.get_compile_config() or {}).get("loss")
+        if isinstance(loss, str) and loss.endswith("crossentropy"):
+            expected = False
+        elif isinstance(loss, dict) and isinstance(loss.get("config"), dict):
+            expected = loss["config"].get("from_logits")
+        else:
+            return
+        if expected is not None and expected != self.from_logits:
+            puts_out = "logits" if self.from_logits else "probabilities"
+            raise ValueError(
+                f"The student puts out {puts_out}, the compiled loss takes from_logits={expected}"
+                f". Received: loss={loss!r}. Expected: a loss with from_logits={self.from_logits},"
+                " for example `loss=keras.losses.SparseCategoricalCrossentropy("
+                f"from_logits={self.from_logits})`."
+            )
+
+    def _log_memory(self) -> None:
+        tables = [layer for layer in self._flatten_layers() if isinstance(layer, SampleTable)]
+        if tables and self.epoch < 0:
+            mebibytes = sum(table.mebibytes for table in tables)
+            logging.info(
+                "%s remembers %d samples x %d classes in %d tables: %.1f MiB.",
+                self.name,
+                self.num_samples,
+                self.num_classes,
+                len(tables),
+                mebibytes,
+            )
+
+    # === Saving and serving ===
+
+    def export(
+        self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
+    ):
+        """Writes the student alone for serving: no tables, no teacher, each weight once.
+
+        Takes the arguments of `keras.Model.export`; `tf.saved_model.load(filepath).serve(x)` puts
+        out what `predict(x)` does.
+        """
+        if format != "tf_saved_model" or keras.backend.backend() != "tensorflow":
+            return self.student.export(
+                filepath, format, verbose=verbose, input_signature=input_signature, **kwargs
+            )
+        archive = keras.export.ExportArchive()
+        # Without `track`, which would write the weights a second time.
+        archive.add_endpoint(
+            "serve",
+            lambda *inputs: self.student(*inputs, training=False),
+            input_signature or students.input_signature(self.student),
+            **kwargs,
+        )
+        archive.write_out(filepath, verbose=True if verbose is None else verbose)
+
+    def get_config(self) -> dict:
+        arguments = list(inspect.signature(type(self).__init__).parameters)[1:]
+        config = {name: getattr(self, name) for name in arguments}
+        return config | {"student": keras.saving.serialize_keras_object(self.student)}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "SelfDistillation":
+        student = keras.saving.deserialize_keras_object(
+            config["student"], custom_objects=custom_objects
+        )
+        return cls(**config | {"student": student})
+
+    def save_own_variables(self, store) -> None:
+        # Keras saves no seed states (dropout's, say); a resumed run needs them.
+        super().save_own_variables(store)
+        for number, state in enumerate(self._seed_states()):
+            store[f"seed_{number}"] = state
+
+    def load_own_variables(self, store) -> None:
+        keys = list(store.keys())
+        super().load_own_variables({key: store[key] for key in keys if key.isdigit()})
+        saved = sorted(key for key in keys if not key.isdigit())
+        states = self._seed_states()
+        if len(saved) != len(states):
+            raise ValueError(
+                "The saved model and this one draw random numbers in different places. "
+                f"Received: {len(saved)} seed states. Expected: {len(states)}, those of this "
+                "student."
+            )
+        for number, state in enumerate(states):
+            state.assign(store[f"seed_{number}"])
+
+    def _seed_states(self) -> list:
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+
+class _Means(keras.metrics.Metric):
+    """Means over an epoch of several per-sample values, in one variable: cheap in each step."""
+
+    def __init__(self, names: tuple[str, ...], name: str):
+        super().__init__(name=name)
+        self.names = names
+        self.sums = self.add_variable(
+            shape=(len(names) + 1,), initializer="zeros", dtype="float32", name="sums"
+        )
+
+    def update_state(self, values: dict) -> None:
+        sums = [ops.sum(ops.cast(values[name], "float32")) for name in self.names]
+        count = ops.cast(ops.shape(values[self.names[0]])[0], "float32")
+        self.sums.assign_add(ops.stack([*sums, count]))
+
+    def result(self) -> dict:
+        means = ops.divide_no_nan(self.sums[:-1], self.sums[-1])
+        return {name: means[number] for number, name in enumerate(self.names)}
+
+
+def _plain(x: Any) -> Any:
+    """Inputs (or their shapes) as the student takes them, without the index."""
+    return x["inputs"] if is_indexed(x) else x
+
+
+def _without_index(x: Any) -> str:
+    return (
+        "Training data must carry the index of each sample. "
+        f"Received: x={x}. Expected: x={{'inputs': ..., 'sample_index': int32 (batch,)}}; write "
+        "`train = keras_lstsd.data.with_sample_index(train)` before `shuffle` and `batch`."
+    )
+
+
+def _split(arrays: tuple, fraction: float) -> tuple[tuple, tuple]:
+    """Cuts the last `fraction` of the samples off, as Keras's `validation_split` does."""
+    count = len(keras.tree.flatten(arrays[0])[0])
+    first = int(count * (1 - fraction))
+    if not 0 < first < count:
+        raise ValueError(
+            "`validation_split` must leave samples on both sides. "
+            f"Received: validation_split={fraction} with {count} samples. "
+            "Expected: a fraction between 0 and 1."
+        )
+
+    def cut(part):
+        return keras.tree.map_structure(lambda array: array[part], arrays)
+
+    training, validation = cut(slice(0, first)), cut(slice(first, count))
+    return training, validation if validation[2] is not None else validation[:2]
+
+
+def _with_rotation(callbacks: Any, model: SelfDistillation) -> Any:
+    """The callbacks with `RotateTeachers` among them: first, so that no bad epoch is backed up."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not any(isinstance(callback, RotateTeachers) for callback in callbacks.callbacks):
+            rotation = RotateTeachers()
+            rotation.set_model(model)
+            callbacks.append(rotation)
+        return callbacks
+    callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
+    if any(isinstance(callback, RotateTeachers) for callback in callbacks):
+        return callbacks
+    return [RotateTeachers(), *callbacks]

@@ -1,0 +1,128 @@
+"""What is remembered of each sample: the one room where rows are gathered and scattered."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_lstsd.losses import LOG_FLOOR
+
+# A log-probability is never positive, so a positive entry marks a row that nobody wrote.
+UNWRITTEN = 1.0
+
+
+class SampleTable(keras.layers.Layer):
+    """One row of log-probabilities per training sample, kept as a non-trainable weight.
+
+    Rows are written by scatter and read by gather; `softmax(row / T)` is the remembered
+    prediction at temperature T. A row never written is unknown and teaches nothing. Below the
+    N rows stands one more that belongs to nobody and stays unwritten: what may not be stored
+    (an index outside `[0, N)`, a row that is not finite) is sent there, so no sample's row is
+    ever touched by another's.
+
+    Args:
+        num_samples: N, rows of the table.
+        num_classes: C, entries of a row.
+        dtype: `"float32"` or `"float16"`; what is read is float32 always.
+
+    Raises:
+        ValueError: for another dtype.
+
+    Example:
+        >>> table = keras_lstsd.tables.SampleTable(num_samples=900, num_classes=10)
+        >>> table.write([3], keras.ops.log([[0.1] * 10]))
+        >>> log_probs, known = table.read([3, 4])       # known: [True, False]
+    """
+
+    def __init__(
+        self, num_samples: int, num_classes: int, dtype: str = "float32", name: str | None = None
+    ):
+        super().__init__(dtype="float32", trainable=False, name=name)
+        if dtype not in ("float32", "float16"):
+            raise ValueError(
+                "`table_dtype` is how teacher rows are stored. "
+                f"Received: {dtype!r}. Expected: 'float32' or 'float16' (half the memory)."
+            )
+        self.num_samples = num_samples
+        self.rows = self.add_weight(
+            shape=(num_samples + 1, num_classes),
+            initializer=keras.initializers.Constant(UNWRITTEN),
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            name="rows",
+        )
+        self.built = True
+
+    @property
+    def mebibytes(self) -> float:
+        """Memory of the table in MiB."""
+        entries = self.rows.shape[0] * self.rows.shape[1]
+        return entries * (2 if self.rows.dtype == "float16" else 4) / 2**20
+
+    def read(self, index: Any) -> tuple[Any, Any]:
+        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`)."""
+        rows = ops.take(self.rows, self._own_or_nobodys(index), axis=0)
+        rows = ops.stop_gradient(ops.cast(rows, "float32"))
+        return rows, rows[:, 0] <= 0
+
+    def write(self, index: Any, log_probs: Any) -> None:
+        """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one stays.
+
+        On several replicas each writes the rows of all, so that every copy of the table is whole.
+        """
+        log_probs = ops.stop_gradient(log_probs)
+        storable = ops.all(ops.isfinite(log_probs), axis=-1)
+        index = ops.where(storable, self._own_or_nobodys(index), self.num_samples)
+        index, log_probs = _from_all_replicas(index, log_probs)
+        order = ops.arange(ops.shape(index)[0])
+        repeated_later = ops.any(
+            (index[:, None] == index[None, :]) & (order[:, None] < order[None, :]), axis=1
+        )
+        index = ops.where(repeated_later, self.num_samples, index)
+        rows = ops.where(
+            (index < self.num_samples)[:, None], ops.clip(log_probs, LOG_FLOOR, 0.0), UNWRITTEN
+        )
+        _scatter(self.rows, index, ops.cast(rows, self.rows.dtype))
+
+    def copy_from(self, other: "SampleTable") -> None:
+        """Takes over all rows of another table."""
+        # A copy, as JAX donates buffers and two variables must not share one.
+        self.rows.assign(ops.copy(other.rows))
+
+    def numpy(self) -> tuple[Any, Any]:
+        """(log-probabilities float32 `[num_samples, classes]`, known `[num_samples]`) on the host."""
+        rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
+        return rows, rows[:, 0] <= 0
+
+    def _own_or_nobodys(self, index: Any) -> Any:
+        index = ops.convert_to_tensor(index)
+        return ops.where((index >= 0) & (index < self.num_samples), index, self.num_samples)
+
+
+def _scatter(variable: keras.Variable, index: Any, rows: Any) -> None:
+    """`variable[index] = rows`, in place."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # Inside a replica the handle is that replica's own copy; `scatter_update` would not be.
+        tf.raw_ops.ResourceScatterUpdate(
+            resource=variable.value.handle, indices=index, updates=rows
+        )
+    elif backend == "jax":
+        variable.assign(variable.value.at[index].set(rows))
+    else:
+        variable.assign(ops.scatter_update(variable, index[:, None], rows))
+
+
+def _from_all_replicas(*tensors: Any) -> tuple[Any, ...]:
+    """Each tensor concatenated over the replicas of `tf.distribute`, in replica order."""
+    if keras.backend.backend() != "tensorflow":
+        return tensors
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    return tuple(context.all_gather(tensor, axis=0) for tensor in tensors)

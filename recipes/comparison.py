@@ -1,0 +1,158 @@
+"""What the recipes share: a list of runs, done one after the other, kept on disk, and a table.
+
+A run is named by strings and numbers, such as `{"task": "rte", "method": "lstsd", "seed": 3}`.
+Its result is written as soon as it is there, and a run whose result is there is not repeated.
+"""
+
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+from absl import logging
+
+INTERRUPTED = 130
+
+
+class Results:
+    """Finished runs in a JSON file: a list of objects, each a run's name and what came of it."""
+
+    def __init__(self, path: Path, settings: dict):
+        self.path = path
+        self.settings = settings
+        self.runs = []
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["settings"] != settings:
+                raise SystemExit(
+                    f"{path} holds results of other settings.\nReceived: {settings}\n"
+                    f"Found:    {kept['settings']}\nExpected: the same settings, or another "
+                    "--output_dir."
+                )
+            self.runs = kept["runs"]
+
+    def has(self, run: dict) -> bool:
+        return any(run.items() <= kept.items() for kept in self.runs)
+
+    def add(self, run: dict) -> None:
+        self.runs.append(run)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}, indent=1))
+        os.replace(part, self.path)
+
+    def scores(self, **name: str) -> dict[int, float]:
+        """Score by seed of the runs of that name."""
+        return {run["seed"]: run["score"] for run in self.runs if name.items() <= run.items()}
+
+
+def train_all(
+    runs: Sequence[dict], results: Results, train: Callable[[dict], dict], title: str
+) -> bool:
+    """Does what is left of the runs; True when all are done, False when Ctrl-C came between.
+
+    `train(run)` gives the run's outcome, `"score"` (in %) among it.
+    """
+    left = [run for run in runs if not results.has(run)]
+    if len(left) < len(runs):
+        logging.info("%d of %d runs are done already.", len(runs) - len(left), len(runs))
+    begun = time.monotonic()
+    for number, run in enumerate(left):
+        name = " ".join(str(value) for value in run.values())
+        try:
+            keras.utils.set_random_seed(run["seed"])
+            start = time.monotonic()
+            outcome = train(run)
+        except KeyboardInterrupt:
+            logging.info("Stopped. The runs that were finished are in %s.", results.path)
+            return False
+        results.add({**run, **outcome, "seconds": round(time.monotonic() - start, 1)})
+        minutes = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1) / 60
+        logging.info(
+            "%s %d/%d  %s: %.2f  (%.0f s; about %.1f min left)",
+            title,
+            len(runs) - len(left) + number + 1,
+            len(runs),
+            name,
+            outcome["score"],
+            time.monotonic() - start,
+            minutes,
+        )
+    return True
+
+
+class EpochLine(keras.callbacks.Callback):
+    """One line that tells the epoch in training, where a person looks on."""
+
+    def __init__(self, run: dict):
+        super().__init__()
+        self.name = " ".join(str(value) for value in run.values())
+
+    def on_epoch_end(self, epoch, logs=None):
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{self.name}: epoch {epoch + 1}/{self.params['epochs']}")
+            sys.stderr.flush()
+
+    def on_train_end(self, logs=None):
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean +- standard deviation."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else "-"
+    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}"
+
+
+def paired_difference(scores: dict[int, float], baseline: dict[int, float]) -> str:
+    """Mean difference over the seeds that both have, +- its standard error."""
+    seeds = sorted(scores.keys() & baseline.keys())
+    differences = [scores[seed] - baseline[seed] for seed in seeds]
+    if len(differences) < 2:
+        return f"{differences[0]:+.2f}" if differences else "-"
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{statistics.mean(differences):+.2f} +- {error:.2f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def method_table(
+    results: Results, methods: Sequence[str], paper: dict[str, float] | None = None, **name: str
+) -> str:
+    """Mean +- standard deviation of each method, and its paired difference to plain training."""
+    baseline = results.scores(method="vanilla", **name)
+    rows = []
+    for method in methods:
+        scores = results.scores(method=method, **name)
+        row = [method, str(len(scores)), spread(list(scores.values()))]
+        row.append("" if method == "vanilla" else paired_difference(scores, baseline))
+        if paper is not None:
+            row.append(f"{paper[method]:.2f}" if method in paper else "")
+        rows.append(row)
+    header = ["method", "seeds", "mean +- std", "paired difference to vanilla +- s.e."]
+    return markdown(header + (["paper"] if paper is not None else []), rows)
+
+
+def method_names(flag: str, known: Sequence[str]) -> list[str]:
+    """The methods that a flag names: comma-separated, or `all`."""
+    names = list(known) if flag == "all" else flag.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(
+            f"No such method. Received: --method={flag}. Expected: all, or a comma-separated "
+            f"list of {', '.join(known)}."
+        )
+    return names

@@ -1,0 +1,56 @@
+"""Two logical CPU devices for distribution, and a switch that takes TensorFlow away."""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+class NoTensorFlow:
+    """Makes `import tensorflow` fail as on a machine that has none."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+if os.environ.get("KERAS_LSTSD_WITHOUT_TENSORFLOW"):
+    sys.meta_path.insert(0, NoTensorFlow())
+
+import keras
+import pytest
+
+on_tensorflow = keras.backend.backend() == "tensorflow"
+
+if on_tensorflow:
+    import tensorflow as tf
+
+    device = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "tensorflow: needs Keras's TensorFlow backend")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tensorflow" in item.keywords and not on_tensorflow:
+            item.add_marker(pytest.mark.skip(reason="needs Keras's TensorFlow backend"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(7)
+
+
+@pytest.fixture
+def real_data():
+    """The folder with the real data sets, which the variable KERAS_LSTSD_DATA names."""
+    folder = os.environ.get("KERAS_LSTSD_DATA")
+    if not folder:
+        pytest.skip("KERAS_LSTSD_DATA does not name the folder of the real data sets")
+    from pathlib import Path
+
+    return Path(folder)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_lstsd.losses import kl_divergence, log_softmax
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def kl(a, b):
+    return np.sum(a * (np.log(a) - np.log(b)), -1)
+
+
+LOGITS = np.random.default_rng(0).normal(0, 3, (2, 5, 4))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 6.0])
+def test_both_directions_equal_the_definition(temperature):
+    student, teacher = LOGITS
+    p, q = softmax(student / temperature), softmax(teacher / temperature)
+    reverse = kl_divergence(student, teacher, temperature, "reverse")
+    forward = kl_divergence(student, teacher, temperature, "forward")
+    np.testing.assert_allclose(reverse, kl(p, q), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(forward, kl(q, p), rtol=1e-5, atol=1e-6)
+    assert reverse.shape == (5,)
+
+
+def test_the_student_may_have_a_temperature_of_its_own():
+    student, teacher = LOGITS
+    value = kl_divergence(student, teacher, 2.0, "forward", student_temperature=1.0)
+    np.testing.assert_allclose(value, kl(softmax(teacher / 2), softmax(student)), rtol=1e-5)
+
+
+def test_log_probabilities_can_be_softened_as_logits_can():
+    rows = log_softmax(LOGITS[0])
+    np.testing.assert_allclose(
+        log_softmax(rows, 3.0), np.log(softmax(LOGITS[0] / 3)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_confidently_wrong_student_keeps_its_loss():
+    # Keras's KLDivergence, which clips probabilities at 1e-7, says 16.1 here.
+    value = kl_divergence([[80.0, 0.0]], [[0.0, 80.0]])
+    np.testing.assert_allclose(value, [80.0], rtol=1e-5)
+
+
+def test_a_class_ruled_out_counts_as_zero():
+    value = kl_divergence([[-np.inf, 0.0, 0.0]], [[-np.inf, 0.0, 1.0]])
+    expected = kl(np.array([0.5, 0.5]), softmax(np.array([0.0, 1.0])))
+    np.testing.assert_allclose(value, [expected], rtol=1e-5)
+
+
+def test_float16_logits_are_computed_in_float32():
+    logits = np.array([[10.0, 0.0]], "float16")
+    value = log_softmax(logits)
+    assert ops.convert_to_numpy(value).dtype == np.float32
+    np.testing.assert_allclose(value, np.log(softmax(np.array([[10.0, 0.0]]))), rtol=1e-5)
+
+
+def test_an_unknown_direction_is_refused():
+    with pytest.raises(ValueError, match=r"'sideways'.*Expected: 'reverse'"):
+        kl_divergence(LOGITS[0], LOGITS[1], 1.0, "sideways")

@@ -1,0 +1,79 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_lstsd import students
+
+
+def ending(*last):
+    return keras.Sequential([keras.Input((3,)), *last])
+
+
+def functional(activation):
+    x = keras.Input((3,))
+    return keras.Model(x, layers.Dense(4, activation=activation)(x))
+
+
+@pytest.mark.parametrize(
+    ("student", "logits"),
+    [
+        (ending(layers.Dense(4)), True),
+        (ending(layers.Dense(1)), True),
+        (ending(layers.Dense(4, activation="softmax")), False),
+        (ending(layers.Dense(4), layers.Softmax()), False),
+        (ending(layers.Dense(4), layers.Activation("softmax", dtype="float32")), False),
+        (ending(layers.Dense(1, activation="sigmoid")), False),
+        (functional(None), True),
+        (functional("softmax"), False),
+        (ending(functional("softmax")), False),
+    ],
+)
+def test_the_last_layer_tells_logits_from_probabilities(student, logits):
+    assert students.ends_in_logits(student) is logits
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        ending(layers.Dense(4, activation="relu")),
+        ending(layers.Dense(4, activation="sigmoid")),
+        ending(layers.Dense(4), layers.Activation("linear")),
+        ending(layers.Dense(4), layers.Dropout(0.5)),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_what_to_pass(student):
+    with pytest.raises(ValueError, match="pass `from_logits=True`"):
+        students.ends_in_logits(student)
+
+
+def test_classes_are_counted():
+    assert students.num_classes(ending(layers.Dense(4))) == 4
+    assert students.num_classes(ending(layers.Dense(1))) == 2
+
+
+def test_other_outputs_are_refused():
+    x = keras.Input((3, 3))
+    with pytest.raises(ValueError, match=r"one output.*\(None, 3, 4\)"):
+        students.num_classes(keras.Model(x, layers.Dense(4)(x)))
+    with pytest.raises(ValueError, match="one output"):
+        students.num_classes(keras.Model(x, [layers.Flatten()(x), layers.Flatten()(x)]))
+    with pytest.raises(ValueError, match="softmax over one unit"):
+        students.num_classes(ending(layers.Dense(1, activation="softmax")))
+
+
+def test_all_kinds_of_outputs_become_logits():
+    z = np.array([[-3.0, 0.5], [2.0, 40.0]], "float32")
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    np.testing.assert_array_equal(students.logits(z, True), z)
+    np.testing.assert_allclose(students.logits(p, False), np.log(p), rtol=1e-5, atol=1e-6)
+    unit = z[:, :1]
+    np.testing.assert_array_equal(students.logits(unit, True), np.hstack([0 * unit, unit]))
+    sigmoid = 1 / (1 + np.exp(-unit))
+    expected = np.log(np.hstack([1 - sigmoid, sigmoid]))
+    np.testing.assert_allclose(students.logits(sigmoid, False), expected, rtol=1e-5)
+
+
+def test_probabilities_of_zero_have_finite_logits():
+    assert np.isfinite(np.asarray(students.logits(np.array([[0.0, 1.0]]), False))).all()
+    assert np.isfinite(np.asarray(students.logits(np.array([[0.0], [1.0]]), False))).all()

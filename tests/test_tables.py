@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_lstsd.tables import SampleTable
+
+
+def rows(*values):
+    return np.log(np.array(values, "float32"))
+
+
+def test_rows_come_back_and_others_stay_unknown():
+    table = SampleTable(5, 2)
+    table.write(np.array([3, 0]), rows([0.2, 0.8], [0.6, 0.4]))
+    log_probs, known = table.read(np.array([0, 1, 3]))
+    np.testing.assert_array_equal(ops.convert_to_numpy(known), [True, False, True])
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(log_probs)[[0, 2]], rows([0.6, 0.4], [0.2, 0.8])
+    )
+
+
+def test_of_equal_indices_the_last_row_stays():
+    table = SampleTable(3, 2)
+    table.write(np.array([1, 2, 1]), rows([0.1, 0.9], [0.5, 0.5], [0.7, 0.3]))
+    log_probs, known = table.numpy()
+    np.testing.assert_array_equal(known, [False, True, True])
+    np.testing.assert_allclose(log_probs[1:], rows([0.7, 0.3], [0.5, 0.5]))
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 99, -99])
+def test_an_index_outside_touches_nobody_and_knows_nothing(bad):
+    table = SampleTable(3, 2)
+    table.write(np.array([0, 1, 2]), rows([0.1, 0.9], [0.2, 0.8], [0.3, 0.7]))
+    before, _ = table.numpy()
+    table.write(np.array([bad]), rows([0.5, 0.5]))
+    np.testing.assert_array_equal(table.numpy()[0], before)
+    assert not ops.convert_to_numpy(table.read(np.array([bad]))[1]).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_not_stored(value):
+    table = SampleTable(2, 2)
+    table.write(np.array([0]), rows([0.1, 0.9]))
+    table.write(np.array([0, 1]), np.array([[value, 0.0], [value, -1.0]], "float32"))
+    log_probs, known = table.numpy()
+    np.testing.assert_array_equal(known, [True, False])
+    np.testing.assert_allclose(log_probs[0], rows([0.1, 0.9])[0])
+
+
+def test_float16_takes_half_the_memory_and_holds_tiny_probabilities():
+    table = SampleTable(1023, 100, dtype="float16")
+    assert table.mebibytes == 1024 * 100 * 2 / 2**20
+    table.write(np.array([4]), np.full((1, 100), -6e4, "float32"))
+    log_probs, _ = table.read(np.array([4]))
+    log_probs = ops.convert_to_numpy(log_probs)
+    assert log_probs.dtype == np.float32
+    np.testing.assert_allclose(log_probs, -6e4, rtol=1e-3)
+
+
+def test_copies_are_independent():
+    first, second = SampleTable(2, 2), SampleTable(2, 2)
+    first.write(np.array([0]), rows([0.1, 0.9]))
+    second.copy_from(first)
+    first.write(np.array([0]), rows([0.5, 0.5]))
+    np.testing.assert_allclose(second.numpy()[0][0], rows([0.1, 0.9])[0])
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"table_dtype.*'int8'.*float16"):
+        SampleTable(2, 2, dtype="int8")

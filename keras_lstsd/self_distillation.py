@@ -131,7 +131,7 @@ class SelfDistillation(keras.Model):
         """Makes the memory, and the student's weights where it has none yet."""
         if not self.student.built:
             self.student.build(_plain(input_shape))
-        self.num_classes = students.num_classes(self.student, _plain(input_shape))
+        self.num_classes = students.num_classes(self.student)
         if self.from_logits is None:
             self.from_logits = students.ends_in_logits(self.student)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
@@ -294,7 +294,10 @@ class SelfDistillation(keras.Model):
             if validation_split and validation_data is None:
                 arrays, validation_data = _split(arrays, validation_split)
             x = SampleBatches(
-                *arrays, batch_size or 32, shuffle=shuffle, steps_per_epoch=steps_per_epoch
+                *arrays,
+                batch_size=batch_size or 32,
+                shuffle=shuffle,
+                steps_per_epoch=steps_per_epoch,
             )
             y = sample_weight = steps_per_epoch = None
         self._batches = x if isinstance(x, SampleBatches) else None
@@ -314,7 +317,8 @@ class SelfDistillation(keras.Model):
             raise ValueError(_without_index(inputs))
         if not self.built and (spec is not None or hasattr(x, "__getitem__")):
             first = x[0][0] if spec is None else inputs
-            self.build(keras.tree.map_structure(lambda t: (None, *t.shape[1:]), first["inputs"]))
+            self.student(keras.tree.map_structure(_symbolic, first["inputs"]))
+            self.build()
         self._check_loss()
         self._log_memory()
         # Where a restored run began; Keras would begin the next `fit` there as well.
@@ -454,6 +458,11 @@ def _plain(x: Any) -> Any:
     return x["inputs"] if is_indexed(x) else x
 
 
+def _symbolic(tensor: Any) -> keras.KerasTensor:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return keras.KerasTensor((None, *tensor.shape[1:]), dtype)
+
+
 def _without_index(x: Any) -> str:
     return (
         "Training data must carry the index of each sample. "
@@ -464,6 +473,7 @@ def _without_index(x: Any) -> str:
 
 def _split(arrays: tuple, fraction: float) -> tuple[tuple, tuple]:
     """Cuts the last `fraction` of the samples off, as Keras's `validation_split` does."""
+    arrays = tuple(array for array in arrays if array is not None)
     count = len(keras.tree.flatten(arrays[0])[0])
     first = int(count * (1 - fraction))
     if not 0 < first < count:
@@ -476,8 +486,7 @@ def _split(arrays: tuple, fraction: float) -> tuple[tuple, tuple]:
     def cut(part):
         return keras.tree.map_structure(lambda array: array[part], arrays)
 
-    training, validation = cut(slice(0, first)), cut(slice(first, count))
-    return training, validation if validation[2] is not None else validation[:2]
+    return cut(slice(0, first)), cut(slice(first, count))
 
 
 def _with_rotation(callbacks: Any, model: SelfDistillation) -> Any:

@@ -11,7 +11,7 @@ SMALLEST = 1.1754944e-38
 ROUNDING = 2.0**-24
 
 
-def num_classes(student: keras.Model, input_shape: Any = None) -> int:
+def num_classes(student: keras.Model) -> int:
     """Classes of the student's output `[batch, units]`; one unit tells two classes apart.
 
     Raises:
@@ -20,9 +20,7 @@ def num_classes(student: keras.Model, input_shape: Any = None) -> int:
     if hasattr(student, "output_shape"):
         shape = student.output_shape
     else:
-        shape = student.compute_output_shape(
-            input_shape or student.get_build_config()["input_shape"]
-        )
+        shape = _traced_output_shape(student)
     flat = isinstance(shape, tuple) and all(n is None or isinstance(n, int) for n in shape)
     if not flat or len(shape) != 2 or shape[1] is None:
         raise ValueError(
@@ -99,6 +97,13 @@ def input_signature(student: keras.Model) -> list:
         return [keras.tree.map_structure(_input_spec, student.input)]
     shape = student.get_build_config()["input_shape"]
     return [keras.layers.InputSpec(shape=(None, *shape[1:]), dtype=student.input_dtype)]
+
+
+def _traced_output_shape(student: keras.Model) -> Any:
+    """Of a subclassed model, which keeps the shape of its first inputs alone."""
+    shape = student.get_build_config()["input_shape"]
+    outputs = student(keras.KerasTensor((None, *shape[1:]), student.input_dtype))
+    return keras.tree.map_structure(lambda tensor: tensor.shape, outputs)
 
 
 def _input_spec(tensor: Any) -> keras.layers.InputSpec:

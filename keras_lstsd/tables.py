@@ -91,7 +91,7 @@ class SampleTable(keras.layers.Layer):
         self.rows.assign(ops.copy(other.rows))
 
     def numpy(self) -> tuple[Any, Any]:
-        """(log-probabilities float32 `[num_samples, classes]`, known `[num_samples]`) on the host."""
+        """On the host: float32 `[num_samples, classes]`, and bool known `[num_samples]`."""
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
         return rows, rows[:, 0] <= 0
 

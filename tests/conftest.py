@@ -18,8 +18,8 @@ class NoTensorFlow:
 if os.environ.get("KERAS_LSTSD_WITHOUT_TENSORFLOW"):
     sys.meta_path.insert(0, NoTensorFlow())
 
-import keras
-import pytest
+import keras  # noqa: E402
+import pytest  # noqa: E402
 
 on_tensorflow = keras.backend.backend() == "tensorflow"
 

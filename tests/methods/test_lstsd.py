@@ -1,0 +1,229 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_lstsd import LSTSD
+from keras_lstsd.data import sample_order
+from tests import oracles
+
+SAMPLES, FEATURES, CLASSES, BATCH, GENERATION, EPOCHS = 23, 5, 4, 5, 2, 6
+RATE = 0.3
+
+
+def problem():
+    draw = np.random.default_rng(3)
+    x = draw.normal(size=(SAMPLES, FEATURES)).astype("float32")
+    return x, draw.integers(0, CLASSES, SAMPLES)
+
+
+def irregular_batches():
+    """Per epoch: a sample drawn twice, one never drawn (22), one that epoch 3 skips, a last
+    partial batch."""
+    epochs = []
+    for epoch in range(EPOCHS):
+        order = sample_order(5, epoch, SAMPLES - 1)
+        if epoch == 3:
+            order = order[order != 7]
+        order = np.append(order, order[0])
+        epochs.append([order[i : i + BATCH] for i in range(0, len(order), BATCH)])
+    return epochs
+
+
+class Given(keras.utils.PyDataset):
+    """The batches as listed, epoch after epoch."""
+
+    def __init__(self, x, y, epochs):
+        super().__init__()
+        self.x, self.y, self.epochs, self.epoch = x, y, epochs, 0
+
+    def __len__(self):
+        return len(self.epochs[self.epoch])
+
+    def __getitem__(self, step):
+        index = np.asarray(self.epochs[self.epoch][step], "int32")
+        return {"inputs": self.x[index], "sample_index": index}, self.y[index]
+
+
+def linear_student():
+    return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+
+
+def rows_of(table):
+    rows, known = table.numpy()
+    return np.where(known[:, None], rows, np.nan)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("kl", ["reverse", "forward"])
+def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
+    x, y = problem()
+    batches = irregular_batches()
+    student = linear_student()
+    kernel, bias = student.get_weights()
+    expected = oracles.lstsd(
+        x,
+        y,
+        batches,
+        kernel,
+        bias,
+        RATE,
+        mini_generation_epochs=GENERATION,
+        long_weight=2.4,
+        short_weight=4.0,
+        temperature=2.0,
+        direction=kl,
+    )
+    model = LSTSD(student, SAMPLES, mini_generation_epochs=GENERATION, kl=kl)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=jit_compile)
+    data = Given(x, y, batches)
+    for epoch, oracle in enumerate(expected):
+        data.epoch = epoch
+        logs = model.fit(data, verbose=0).history
+        found_kernel, found_bias = student.get_weights()
+        np.testing.assert_allclose(found_kernel, oracle.kernel, atol=1e-5)
+        np.testing.assert_allclose(found_bias, oracle.bias, atol=1e-5)
+        for name, value in oracle.logs.items():
+            np.testing.assert_allclose(logs[name], [value], atol=1e-5, err_msg=f"{name} {epoch}")
+        for name, rows in oracle.memory.items():
+            found = rows_of(getattr(model, name))
+            np.testing.assert_allclose(found, rows, atol=1e-5, err_msg=f"{name} in {epoch}")
+    assert expected[-1].logs["distillation_loss"] > 1e-3
+    assert expected[-1].logs["teacher_coverage"] == 1
+    assert np.isnan(expected[-1].memory["pending"][22]).all()
+
+
+def test_teachers_come_from_the_epochs_of_the_timeline():
+    """A frozen student whose outputs tell the epoch: E=3, as worked out in the paper's terms."""
+    samples, classes = 4, 8
+    identity = keras.Sequential(
+        [keras.Input((classes,)), keras.layers.Dense(classes, use_bias=False)]
+    )
+    identity.layers[0].set_weights([np.eye(classes)])
+    model = LSTSD(identity, samples, mini_generation_epochs=3)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+
+    def epoch_in(table):
+        rows, known = table.numpy()
+        return int(rows[0].argmax()) if known.all() else None
+
+    teachers = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            teachers.append((epoch_in(model.long_term), epoch_in(model.short_term)))
+
+    for epoch in range(7):
+        x = np.tile(5 * np.eye(classes)[epoch], (samples, 1)).astype("float32")
+        model.fit(x, np.zeros(samples), batch_size=2, verbose=0, callbacks=[Look()])
+    none = (None, None)
+    assert teachers == [none, none, none, (2, 2), (2, 3), (2, 4), (5, 5)]
+    assert teachers == list(oracles.timeline(3, 7))
+
+
+def train(settings, epochs=4, dropout=0.0, jit_compile=False, steps_per_execution=1):
+    keras.utils.set_random_seed(11)
+    x, y = problem()
+    student = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Dense(16, activation="relu", kernel_regularizer="l2"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(CLASSES, activation="softmax"),
+        ]
+    )
+    model = LSTSD(student, SAMPLES, mini_generation_epochs=2, **settings)
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9, clipnorm=1.0, gradient_accumulation_steps=2),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=jit_compile,
+        steps_per_execution=steps_per_execution,
+    )
+    history = model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0).history
+    return model, history
+
+
+@pytest.mark.parametrize(
+    ("options", "dropout"),
+    [
+        # TensorFlow draws other dropout masks under XLA, with or without this library.
+        ({"jit_compile": True}, 0.0),
+        ({"steps_per_execution": 3}, 0.3),
+        ({"jit_compile": True, "steps_per_execution": 3}, 0.0),
+    ],
+)
+def test_xla_and_many_steps_per_execution_change_no_number(options, dropout):
+    expected, expected_logs = train({}, dropout=dropout)
+    model, logs = train({}, dropout=dropout, **options)
+    assert expected_logs["distillation_loss"][-1] > 0
+    for found, weight in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(found, weight, atol=1e-4)
+    for name in expected_logs:
+        np.testing.assert_allclose(logs[name], expected_logs[name], atol=1e-4)
+
+
+def test_temperature_and_directions_are_told_apart():
+    runs = [
+        train(settings)[1]["loss"][-1] for settings in ({}, {"temperature": 1.0}, {"kl": "forward"})
+    ]
+    assert len({round(loss, 5) for loss in runs}) == 3
+
+
+def test_sample_weights_weigh_guidance_too():
+    x, y = problem()
+    model, _ = train({}, epochs=2)
+    weights = np.zeros(SAMPLES, "float32")
+    weights[:10] = 2.0
+    logs = model.fit(x, y, sample_weight=weights, batch_size=SAMPLES, verbose=0).history
+    per_sample = 2.4 * np.array(logs["long_term_loss"]) + 4.0 * np.array(logs["short_term_loss"])
+    assert 0 < logs["distillation_loss"][0] < 2 * per_sample[0]
+    model, _ = train({}, epochs=2)
+    logs = model.fit(x, y, sample_weight=0 * weights, batch_size=SAMPLES, verbose=0).history
+    assert logs["distillation_loss"] == [0]
+    assert logs["teacher_coverage"] == [1]
+
+
+def test_a_one_unit_student_is_guided_as_two_classes():
+    """A sigmoid unit and a softmax of [0, z] are the same classifier and must train alike."""
+    x, y = problem()
+    y = y % 2
+    kernel = np.random.default_rng(0).normal(size=(FEATURES, 1)).astype("float32")
+    sigmoid = keras.Sequential(
+        [keras.Input((FEATURES,)), keras.layers.Dense(1, activation="sigmoid")]
+    )
+    sigmoid.layers[0].set_weights([kernel, np.zeros(1)])
+    logit = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])
+    logit.layers[0].set_weights([kernel, np.zeros(1)])
+    found = []
+    for student, from_logits in ((sigmoid, False), (logit, True)):
+        keras.utils.set_random_seed(0)
+        model = LSTSD(student, SAMPLES, mini_generation_epochs=1)
+        loss = keras.losses.BinaryCrossentropy(from_logits=from_logits)
+        model.compile(keras.optimizers.SGD(0.2), loss)
+        logs = model.fit(x, y, batch_size=BATCH, epochs=5, verbose=0).history
+        assert model.pending.rows.shape == (SAMPLES + 1, 2)
+        found.append((logs["distillation_loss"], student.get_weights()[0]))
+    assert found[0][0][-1] > 0
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"long_weight": -1.0}, "long_weight=-1.0. Expected: at least 0"),
+        ({"short_weight": float("nan")}, "short_weight=nan. Expected: at least 0"),
+        ({"temperature": 0.0}, "temperature=0.0. Expected: above 0"),
+        ({"mini_generation_epochs": 0}, "mini_generation_epochs=0. Expected"),
+        ({"kl": "both"}, "kl='both'. Expected: 'reverse'"),
+        ({"table_dtype": "int8"}, "'int8'. Expected: 'float32' or 'float16'"),
+        ({"num_samples": 0}, "num_samples=0. Expected"),
+        ({"num_samples": 2.5}, "num_samples=2.5. Expected"),
+    ],
+)
+def test_nonsense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LSTSD(linear_student(), **({"num_samples": 10} | arguments))

@@ -1,0 +1,459 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_lstsd
+from keras_lstsd import LSTSD, SelfDistillation
+from keras_lstsd.data import SampleBatches
+
+SAMPLES, CLASSES = 30, 3
+draw = np.random.default_rng(0)
+X = draw.normal(size=(SAMPLES, 4)).astype("float32")
+Y = draw.integers(0, CLASSES, SAMPLES)
+
+
+def student(last="softmax", units=CLASSES, dropout=0.2):
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            # Not ReLU, which makes 0 of NaN on some devices.
+            layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
+            layers.BatchNormalization(),
+            layers.Dropout(dropout),
+            layers.Dense(units, activation=last),
+        ]
+    )
+
+
+def compiled(model, **options):
+    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | options
+    model.compile(**options)
+    return model
+
+
+def lstsd(**arguments):
+    return LSTSD(student(), SAMPLES, **({"mini_generation_epochs": 1} | arguments))
+
+
+def weights_equal(first, second):
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# === Training ===
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("cls", [SelfDistillation, LSTSD])
+def test_without_weights_training_is_plain_fit_bit_for_bit(cls, jit_compile):
+    """Against keras.Model.fit on the same batches, with dropout, L2, clipping and momentum."""
+
+    class Plain(keras.utils.PyDataset):
+        def __init__(self, batches):
+            super().__init__()
+            self.batches = batches
+
+        def __len__(self):
+            return len(self.batches)
+
+        def __getitem__(self, step):
+            x, *rest = self.batches[step]
+            return (x["inputs"], *rest)
+
+        def on_epoch_begin(self):
+            self.batches.epoch += 1
+
+    options = {
+        "optimizer": keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),
+        "metrics": ["accuracy"],
+        "jit_compile": jit_compile,
+    }
+    settings = {"long_weight": 0, "short_weight": 0} if cls is LSTSD else {}
+    weights = np.linspace(0.5, 2, SAMPLES).astype("float32")
+    keras.utils.set_random_seed(1)
+    model = compiled(cls(student(), SAMPLES, mini_generation_epochs=1, **settings), **options)
+    model.fit(X, Y, sample_weight=weights, batch_size=7, epochs=4, verbose=0)
+    keras.utils.set_random_seed(1)
+    plain = compiled(
+        student(),
+        **(options | {"optimizer": keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5)}),
+    )
+    batches = SampleBatches(X, Y, weights, 7, seed=int(model._shuffle_seed.value))
+    batches.epoch = -1
+    plain.fit(Plain(batches), epochs=4, verbose=0, shuffle=False)
+    weights_equal(model.student, plain)
+
+
+def test_a_second_fit_goes_on_where_the_first_stopped():
+    keras.utils.set_random_seed(1)
+    once = compiled(lstsd())
+    history = once.fit(X, Y, batch_size=7, epochs=4, verbose=0).history
+    keras.utils.set_random_seed(1)
+    twice = compiled(lstsd())
+    first = twice.fit(X, Y, batch_size=7, epochs=2, verbose=0).history
+    second = twice.fit(X, Y, batch_size=7, epochs=4, initial_epoch=2, verbose=0).history
+    assert first["loss"] + second["loss"] == history["loss"]
+    assert twice.epoch == once.epoch == 3
+    weights_equal(once, twice)
+
+
+def test_seeds_decide():
+    def run(seed):
+        keras.utils.set_random_seed(seed)
+        model = compiled(lstsd())
+        return model.fit(X, Y, batch_size=7, epochs=3, verbose=0).history["loss"]
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_logs_show_guidance_while_training_and_not_in_validation():
+    model = compiled(lstsd(), metrics=["accuracy"])
+    history = model.fit(X, Y, epochs=3, validation_split=0.2, verbose=0).history
+    guidance = {"distillation_loss", "long_term_loss", "short_term_loss", "teacher_coverage"}
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"} | guidance
+    assert history["teacher_coverage"] == [0, 1, 1]
+    assert history["distillation_loss"][0] == 0 < history["distillation_loss"][1]
+    assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss", "accuracy"}
+    assert len(model.evaluate(X, Y, verbose=0)) == 2
+
+
+def test_class_weights_reach_the_loss():
+    model = compiled(lstsd())
+    heavy = model.fit(X, Y, class_weight=dict.fromkeys(range(CLASSES), 0.0), verbose=0).history
+    regularization = 0.01 * float(np.sum(model.student.layers[0].get_weights()[0] ** 2))
+    np.testing.assert_allclose(heavy["loss"], [regularization], rtol=0.1)
+
+
+def test_mixed_precision_scales_the_loss_and_trains():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = student(last=None)
+        network.add(layers.Activation("softmax", dtype="float32"))
+        model = compiled(LSTSD(network, SAMPLES, mini_generation_epochs=1))
+        before = network.get_weights()[0]
+        history = model.fit(X, Y, epochs=3, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert model.short_term.rows.dtype == "float32"
+    assert 0.5 < history["loss"][-1] < 3
+    assert np.abs(network.get_weights()[0] - before).max() > 1e-4
+
+
+def test_a_student_that_is_not_built_is_built_by_fit():
+    network = keras.Sequential([layers.Dense(8, activation="relu"), layers.Dense(3)])
+    model = LSTSD(network, SAMPLES, mini_generation_epochs=1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compiled(model, loss=loss).fit(X, Y, epochs=2, verbose=0)
+    assert model.pending.numpy()[1].all()
+
+
+def test_a_subclassed_student_trains_with_from_logits():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(CLASSES)
+
+        def call(self, x):
+            return self.dense(x)
+
+    with pytest.raises(ValueError, match="pass `from_logits=True`"):
+        compiled(LSTSD(Net(), SAMPLES)).fit(X, Y)
+    model = LSTSD(Net(), SAMPLES, from_logits=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compiled(model, loss=loss).fit(X, Y, verbose=0)
+    assert model.pending.numpy()[1].all()
+    network = Net()
+    network(X)
+    assert LSTSD(network, SAMPLES, from_logits=True).pending.rows.shape == (SAMPLES + 1, CLASSES)
+
+
+def test_evaluation_and_prediction_change_nothing_and_take_both_layouts():
+    model = compiled(lstsd(), metrics=["accuracy"])
+    model.fit(X, Y, epochs=2, verbose=0)
+    before = [variable.numpy() for variable in model.variables]
+    indexed = {"inputs": X, "sample_index": np.arange(SAMPLES, dtype="int32")}
+    assert model.evaluate(X, Y, verbose=0) == model.evaluate(indexed, Y, verbose=0)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), model.predict(indexed, verbose=0))
+    np.testing.assert_array_equal(model.predict(X, verbose=0), model.student.predict(X, verbose=0))
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_the_tables_memory_is_told_once(caplog):
+    from absl import logging
+
+    logging.set_verbosity(logging.INFO)
+    model = compiled(LSTSD(student(), 2**20 // 12 - 1))
+    with caplog.at_level("INFO"):
+        model.fit(X, Y, epochs=2, verbose=0)
+        model.fit(X, Y, verbose=0)
+    lines = [line for line in caplog.messages if "MiB" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("x 3 classes in 3 tables: 3.0 MiB.")
+
+
+# === Data ===
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", ["tensor", "dict", "tuple"])
+def test_a_dataset_with_an_index_trains_as_arrays_do(kind):
+    import tensorflow as tf
+
+    inputs = keras.Input((4,), name="a")
+    output = layers.Dense(CLASSES, activation="softmax")(inputs)
+    wrap = {"tensor": lambda x: x, "dict": lambda x: {"a": x}, "tuple": lambda x: (x,)}[kind]
+    found = []
+    for arrays in (True, False):
+        keras.utils.set_random_seed(0)
+        network = keras.Model(wrap(inputs), output)
+        network.set_weights([np.ones((4, 3)), np.zeros(3)])
+        model = compiled(LSTSD(network, SAMPLES, mini_generation_epochs=1), optimizer="sgd")
+        if arrays:
+            model.fit(wrap(X), Y, batch_size=7, epochs=3, shuffle=False, verbose=0)
+        else:
+            data = tf.data.Dataset.from_tensor_slices((wrap(X), Y))
+            data = keras_lstsd.data.with_sample_index(data).batch(7)
+            model.fit(data, epochs=3, verbose=0, validation_data=(wrap(X), Y))
+        found.append(model.get_weights()[:5])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_an_endless_dataset_trains_with_steps_per_epoch():
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y))
+    data = keras_lstsd.data.with_sample_index(data).shuffle(9).repeat().batch(8)
+    model = compiled(lstsd())
+    model.fit(data, epochs=3, steps_per_epoch=5, verbose=0)
+    assert model.epoch == 2
+    assert model.pending.numpy()[1].all()
+
+
+def test_arrays_train_with_steps_per_epoch():
+    model = compiled(lstsd())
+    history = model.fit(X, Y, batch_size=8, epochs=3, steps_per_epoch=2, verbose=0).history
+    assert model.pending.numpy()[1].all()
+    assert history["teacher_coverage"][0] == 0
+
+
+def test_validation_split_keeps_the_last_samples_out():
+    model = compiled(lstsd())
+    model.fit(X, Y, validation_split=0.2, verbose=0)
+    np.testing.assert_array_equal(model.pending.numpy()[1], np.arange(SAMPLES) < 24)
+
+
+# === Bad input ===
+
+
+@pytest.mark.tensorflow
+def test_a_dataset_without_index_is_refused_with_the_line_to_write():
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(7)
+    with pytest.raises(ValueError, match=r"with_sample_index\(train\)"):
+        compiled(lstsd()).fit(data)
+
+
+def test_other_data_without_index_is_refused_too():
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, step):
+            return X, Y
+
+    with pytest.raises(ValueError, match=r"with_sample_index\(train\)"):
+        compiled(lstsd()).fit(Batches(), verbose=0)
+
+
+class Indexed(keras.utils.PyDataset):
+    def __init__(self, x, index):
+        super().__init__()
+        self.x, self.index = x, index
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, step):
+        return {"inputs": self.x, "sample_index": self.index}, Y
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("bad", [-1, SAMPLES, 10**6])
+def test_an_index_outside_is_told_at_the_end_of_the_epoch(bad, jit_compile):
+    model = compiled(lstsd(), jit_compile=jit_compile)
+    index = np.arange(SAMPLES, dtype="int32")
+    index[4] = bad
+    with pytest.raises(ValueError, match=r"1 samples in epoch 0 .*num_samples=30"):
+        model.fit(Indexed(X, index), verbose=0)
+    np.testing.assert_array_equal(model.pending.numpy()[1], np.arange(SAMPLES) != 4)
+
+
+@pytest.mark.parametrize(
+    "index", [np.arange(SAMPLES, dtype="float32"), np.arange(SAMPLES)[:, None]]
+)
+def test_an_index_of_another_dtype_or_shape_is_refused(index):
+    with pytest.raises(ValueError, match="Expected: shape=\\(batch,\\), dtype=int32"):
+        compiled(lstsd()).fit(Indexed(X, index), verbose=0)
+
+
+def test_more_samples_than_rows_are_refused():
+    with pytest.raises(
+        ValueError, match=r"Received: 30 samples.*`LSTSD\(student, num_samples=30\)`"
+    ):
+        compiled(LSTSD(student(), 29)).fit(X, Y)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_nan_is_told_and_never_stored(jit_compile):
+    model = compiled(lstsd(), jit_compile=jit_compile)
+    model.fit(X, Y, epochs=2, verbose=0)
+    x = X.copy()
+    x[3] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity for .* in epoch 2"):
+        model.fit(x, Y, batch_size=SAMPLES, verbose=0)
+    for table in (model.pending, model.short_term, model.long_term):
+        assert np.isfinite(table.numpy()[0]).all()
+
+
+def test_terminate_on_nan_stops_without_another_error():
+    model = compiled(lstsd())
+    x = np.full_like(X, np.nan)
+    model.fit(x, Y, epochs=3, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN()])
+    assert model.epoch == 0
+    assert not model.pending.numpy()[1].any()
+
+
+@pytest.mark.parametrize(
+    ("last", "loss"),
+    [
+        (None, "sparse_categorical_crossentropy"),
+        (None, keras.losses.SparseCategoricalCrossentropy()),
+        ("softmax", keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
+    ],
+)
+def test_a_loss_that_takes_logits_for_probabilities_is_refused(last, loss):
+    model = compiled(LSTSD(student(last), SAMPLES), loss=loss)
+    with pytest.raises(ValueError, match="Expected: a loss with from_logits="):
+        model.fit(X, Y)
+
+
+def test_what_is_no_student_is_refused():
+    with pytest.raises(ValueError, match="`student` is the classifier"):
+        LSTSD("resnet", SAMPLES)
+    with pytest.raises(ValueError, match="softmax over one unit"):
+        LSTSD(student(units=1), SAMPLES)
+
+
+# === Saving and serving ===
+
+
+def trained():
+    keras.utils.set_random_seed(3)
+    model = compiled(lstsd(temperature=3.0), metrics=["accuracy"])
+    model.fit(X, Y, batch_size=7, epochs=3, verbose=0)
+    return model
+
+
+def run_python(code, *arguments):
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_wrapper_comes_back_whole(tmp_path):
+    model = trained()
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(again, LSTSD)
+    assert (again.temperature, again.num_samples, again.epoch) == (3.0, SAMPLES, 2)
+    weights_equal(again, model)
+    for first, second in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+    continued = [m.fit(X, Y, batch_size=7, epochs=2, verbose=0).history for m in (model, again)]
+    assert continued[0] == continued[1]
+    weights_equal(again, model)
+
+
+def test_a_run_resumed_from_a_backup_equals_one_that_went_through(tmp_path):
+    keras.utils.set_random_seed(3)
+    through = compiled(lstsd())
+    through.fit(X, Y, batch_size=7, epochs=4, verbose=0)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path, double_checkpoint=True)
+
+    keras.utils.set_random_seed(3)
+    stopped = compiled(lstsd())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(X, Y, batch_size=7, epochs=4, verbose=0, callbacks=[backup(), Stop()])
+    keras.utils.set_random_seed(99)
+    resumed = compiled(lstsd())
+    resumed.fit(X, Y, batch_size=7, epochs=4, verbose=0, callbacks=[backup()])
+    weights_equal(resumed, through)
+    assert len(resumed.fit(X, Y, epochs=2, verbose=0).epoch) == 2
+
+
+def test_the_student_loads_where_this_library_is_not(tmp_path):
+    model = trained()
+    model.student.save(tmp_path / "student.keras")
+    np.save(tmp_path / "x.npy", X)
+    code = """if True:
+        import sys
+        sys.modules["keras_lstsd"] = None
+        import keras, numpy
+        student = keras.saving.load_model(sys.argv[1] + "/student.keras")
+        numpy.save(sys.argv[1] + "/out.npy", student.predict(numpy.load(sys.argv[1] + "/x.npy")))
+    """
+    run_python(code, tmp_path)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), model.predict(X, verbose=0), atol=1e-6
+    )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("inputs", ["tensor", "dict"])
+def test_the_export_is_the_student_alone(tmp_path, inputs):
+    if inputs == "tensor":
+        model, x = trained(), X
+    else:
+        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+        joined = layers.Concatenate()([a, b])
+        network = keras.Model({"a": a, "b": b}, layers.Dense(CLASSES, activation="softmax")(joined))
+        model, x = compiled(LSTSD(network, SAMPLES)), {"a": X, "b": 2 * X}
+        model.fit(x, Y, verbose=0)
+    model.export(tmp_path / "serving", verbose=False)
+    np.savez(tmp_path / "x.npz", **(x if inputs == "dict" else {"x": x}))
+    code = """if True:
+        import sys
+        sys.modules["keras"] = sys.modules["keras_lstsd"] = None
+        import json, numpy, tensorflow as tf
+        arrays = dict(numpy.load(sys.argv[1] + "/x.npz"))
+        served = tf.saved_model.load(sys.argv[1] + "/serving")
+        numpy.save(sys.argv[1] + "/out.npy", served.serve(arrays.get("x", arrays)))
+        reader = tf.train.load_checkpoint(sys.argv[1] + "/serving/variables/variables")
+        shapes = reader.get_variable_to_shape_map()
+        print(json.dumps([v for k, v in shapes.items() if "_CHECKPOINTABLE" not in k]))
+    """
+    written = json.loads(run_python(code, tmp_path).splitlines()[-1])
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), model.predict(x, verbose=0), atol=1e-6
+    )
+    shapes = [list(weight.shape) for weight in model.student.weights]
+    assert sorted(written) == sorted(shapes)

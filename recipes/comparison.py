@@ -146,13 +146,12 @@ def method_table(
     return markdown(header + (["paper"] if paper is not None else []), rows)
 
 
-def method_names(flag: str, known: Sequence[str]) -> list[str]:
-    """The methods that a flag names: comma-separated, or `all`."""
-    names = list(known) if flag == "all" else flag.split(",")
-    unknown = [name for name in names if name not in known]
-    if unknown:
+def names(flag: str, value: str, known: Sequence[str]) -> list[str]:
+    """The names in the value of a flag: comma-separated, or `all` that are known."""
+    chosen = list(known) if value == "all" else value.split(",")
+    if any(name not in known for name in chosen):
         raise SystemExit(
-            f"No such method. Received: --method={flag}. Expected: all, or a comma-separated "
+            f"No such {flag}. Received: --{flag}={value}. Expected: all, or a comma-separated "
             f"list of {', '.join(known)}."
         )
-    return names
+    return chosen

@@ -64,7 +64,7 @@ def main(argv):
     if argv[1:]:
         raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
     logging.set_verbosity(logging.INFO)
-    methods = comparison.method_names(METHOD.value, list(METHODS))
+    methods = comparison.names("method", METHOD.value, list(METHODS))
     seeds, epochs = (2, 3) if SMOKE.value else (SEEDS.value, EPOCHS.value)
     settings = {"epochs": epochs, "wrong_labels": WRONG_LABELS.value}
     results = comparison.Results(Path(OUTPUT_DIR.value) / "results.json", settings)

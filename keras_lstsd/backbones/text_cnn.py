@@ -9,7 +9,7 @@ def text_cnn(
     vocabulary_size: int,
     num_classes: int,
     length: int | None = None,
-    embedding_dim: int = 128,
+    embedding_dim: int = 300,
     filters: int = 100,
     widths: Sequence[int] = (3, 4, 5),
     dropout: float = 0.5,
@@ -34,8 +34,7 @@ def text_cnn(
 
     Source: Kim 2014, "CNN-rand".
 
-    Differences from the paper: word vectors of 128 instead of 300 entries, and no norm
-    constraint on the last layer.
+    Differences from the paper: no norm constraint on the last layer.
     """
     ids = keras.Input((length,), dtype="int32", name="word_ids")
     words = keras.layers.Embedding(

@@ -73,6 +73,27 @@ def load(task: str, split: str = "train", data_dir: str | Path | None = None) ->
     return _from_tsv(Path(data_dir) / FOLDERS[task] / f"{split}.tsv", TASKS[task])
 
 
+def score(task: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The task's metric in %: accuracy, or Matthews correlation for CoLA.
+
+    `matthews = (TP TN - FP FN) / sqrt((TP+FP) (TP+FN) (TN+FP) (TN+FN))`, 0 where a factor is 0.
+
+    Args:
+        task: name of the task.
+        labels: int `[rows]`.
+        predictions: classes, int `[rows]`.
+
+    Example:
+        >>> keras_lstsd.data.glue.score("rte", np.array([0, 1]), np.array([0, 0]))   # 50.0
+    """
+    if TASKS[task].metric == "accuracy":
+        return 100 * float(np.mean(labels == predictions))
+    # For two classes, Matthews correlation is Pearson's.
+    if np.std(labels) == 0 or np.std(predictions) == 0:
+        return 0.0
+    return 100 * float(np.corrcoef(labels, predictions)[0, 1])
+
+
 def _from_tsv(path: Path, task: Task) -> Examples:
     if not path.is_file():
         raise FileNotFoundError(

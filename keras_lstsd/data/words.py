@@ -45,17 +45,24 @@ def encode(
 ) -> np.ndarray:
     """Texts, or pairs of texts, as rows of word ids: int32 `[texts, length]`.
 
-    A pair becomes `first SEPARATOR second`. Rows are cut or padded with 0 to `length`; None takes
-    the longest.
+    A pair becomes `first SEPARATOR second`. Rows are padded with 0 to `length`, or cut: the longer
+    text of a pair first, as BERT does, so that the shorter one is kept. None takes the longest
+    row.
+
+    Example:
+        >>> encode(["A dog.", "A bird."], None, {"a": 3, ".": 4, "dog": 5})
+        # [[3, 5, 4], [3, 1, 4]]
     """
-    rows = [[vocabulary.get(word, UNKNOWN) for word in split(text)] for text in first]
-    if second is not None:
-        rows = [
-            row + [SEPARATOR] + [vocabulary.get(word, UNKNOWN) for word in split(text)]
-            for row, text in zip(rows, second, strict=True)
-        ]
-    length = length or max(len(row) for row in rows)
+    pairs = [(text,) for text in first] if second is None else zip(first, second, strict=True)
+    rows = [
+        [[vocabulary.get(word, UNKNOWN) for word in split(text)] for text in pair] for pair in pairs
+    ]
+    length = length or max(sum(map(len, row)) + len(row) - 1 for row in rows)
     ids = np.full((len(rows), length), PADDING, np.int32)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = row[:length]
+    for number, parts in enumerate(rows):
+        excess = sum(map(len, parts)) + len(parts) - 1 - length
+        for _ in range(excess):
+            max(parts, key=len).pop()
+        joined = parts[0] if len(parts) == 1 else [*parts[0], SEPARATOR, *parts[1]]
+        ids[number, : len(joined)] = joined
     return ids

@@ -1,0 +1,144 @@
+"""GLUE tasks with a CNN from random weights: the methods side by side.
+
+    python -m recipes.glue --data_dir=glue --task=rte,mrpc,cola --method=all --seeds=5
+
+TODO-HEADER
+"""
+
+from pathlib import Path
+
+import keras
+from absl import app, flags, logging
+
+from keras_lstsd.backbones import text_cnn
+from keras_lstsd.data import glue, words
+from keras_lstsd.methods.registry import METHODS
+from recipes import comparison
+
+FLAGS = flags.FLAGS
+
+TASK = flags.DEFINE_string("task", "rte", "Tasks, comma-separated, or all.")
+NETWORK = flags.DEFINE_enum("network", "cnn", ["cnn"], "The student.")
+METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods, comma-separated, or all.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder with RTE/train.tsv and so on; none takes tensorflow-datasets."
+)
+SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... to train with.", lower_bound=1)
+EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs of each run.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Samples a step.", lower_bound=1)
+OPTIMIZER = flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "Plain SGD, or Adam.")
+LEARNING_RATE = flags.DEFINE_float("learning_rate", 8e-3, "Learning rate.")
+EMBEDDING_DIM = flags.DEFINE_integer("embedding_dim", 64, "Entries of a word vector.")
+FILTERS = flags.DEFINE_integer("filters", 32, "Filters of each of the widths 3, 4 and 5.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", "results/glue", "Where results are kept.")
+SMOKE = flags.DEFINE_bool("smoke", False, "64 sentences, two epochs, one seed: does it run?")
+
+# Words that a row holds: nine rows in ten of the task are not longer.
+LENGTHS = {"rte": 112, "mrpc": 64, "cola": 24, "sst2": 32}
+
+# Jiang et al. 2020, Table 2, CNN: accuracy for RTE, MRPC and SST-2, Matthews for CoLA.
+PAPER = {
+    "vanilla": {"rte": 53.79, "mrpc": 70.83, "sst2": 70.99, "cola": 9.70},
+    "mean_teacher": {"rte": 54.87, "mrpc": 71.81, "sst2": 70.41, "cola": 9.32},
+    "snapshot_ensemble": {"rte": 55.60, "mrpc": 70.83, "sst2": 71.67, "cola": 10.51},
+    "temporal_ensembling": {"rte": 54.87, "mrpc": 72.06, "sst2": 70.53, "cola": 11.27},
+    "snapshot_distillation": {"rte": 56.68, "mrpc": 73.77, "sst2": 71.67, "cola": 12.81},
+    "lstsd": {"rte": 57.40, "mrpc": 73.28, "sst2": 72.36, "cola": 14.50},
+}
+
+
+class Encoded:
+    """A task as word ids, train and dev, with the vocabulary of the training sentences."""
+
+    def __init__(self, task: str, data_dir: str | None, rows: int | None = None):
+        train = glue.load(task, "train", data_dir)
+        dev = glue.load(task, "dev", data_dir)
+        vocabulary = words.build_vocabulary(train.first[:rows] + (train.second or [])[:rows])
+        self.vocabulary_size = words.FIRST_WORD + len(vocabulary)
+        self.train, self.dev = (
+            words.encode(
+                split.first[:rows],
+                split.second and split.second[:rows],
+                vocabulary,
+                LENGTHS[task],
+            )
+            for split in (train, dev)
+        )
+        self.train_labels, self.dev_labels = train.labels[:rows], dev.labels[:rows]
+
+
+def train(run: dict, data: Encoded, settings: dict) -> dict:
+    """Trains one method with one seed; the score is its metric on dev after the last epoch."""
+    student = text_cnn(
+        data.vocabulary_size,
+        num_classes=2,
+        length=data.train.shape[1],
+        embedding_dim=settings["embedding_dim"],
+        filters=settings["filters"],
+    )
+    method = METHODS[run["method"]]
+    model = method.cls(student, num_samples=len(data.train), **method.few_classes)
+    optimizer = keras.optimizers.get(settings["optimizer"])
+    optimizer.learning_rate = settings["learning_rate"]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    history = model.fit(
+        data.train,
+        data.train_labels,
+        batch_size=settings["batch_size"],
+        epochs=settings["epochs"],
+        verbose=0,
+        callbacks=[comparison.EpochLine(run)],
+    ).history
+    predictions = model.predict(data.dev, batch_size=256, verbose=0).argmax(-1)
+    return {
+        "score": glue.score(run["task"], data.dev_labels, predictions),
+        "train_accuracy": 100 * history["accuracy"][-1],
+    }
+
+
+def main(argv):
+    if argv[1:]:
+        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    logging.set_verbosity(logging.INFO)
+    tasks = comparison.names("task", TASK.value, list(glue.TASKS))
+    methods = comparison.names("method", METHOD.value, list(METHODS))
+    settings = {
+        flag.name: flag.value
+        for flag in (EPOCHS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE, EMBEDDING_DIM, FILTERS)
+    } | {"smoke": SMOKE.value}
+    if SMOKE.value:
+        settings["epochs"] = 2
+    seeds = 1 if SMOKE.value else SEEDS.value
+    results = comparison.Results(Path(OUTPUT_DIR.value) / "results.json", settings)
+    done = True
+    for task in tasks:
+        data = Encoded(task, DATA_DIR.value, rows=64 if SMOKE.value else None)
+        runs = [
+            {"task": task, "method": method, "seed": seed}
+            for seed in range(seeds)
+            for method in methods
+        ]
+
+        def train_one(run, data=data):
+            return train(run, data, settings)
+
+        done = done and comparison.train_all(runs, results, train_one, "glue")
+    lines = []
+    for task in tasks:
+        paper = {method: row[task] for method, row in PAPER.items()}
+        metric = "Matthews correlation" if glue.TASKS[task].metric == "matthews" else "accuracy"
+        lines += [
+            f"{glue.FOLDERS[task]}, {metric} on dev (%), {NETWORK.value}:",
+            "",
+            comparison.method_table(results, methods, paper, task=task),
+            "",
+        ]
+    table = "\n".join(lines)
+    results.path.with_name("table.md").write_text(table)
+    print(f"\n{table}\nResults of each run: {results.path}")
+    return 0 if done else comparison.INTERRUPTED
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -495,7 +495,7 @@ def _with_rotation(callbacks: Any, model: SelfDistillation) -> Any:
         if not any(isinstance(callback, RotateTeachers) for callback in callbacks.callbacks):
             rotation = RotateTeachers()
             rotation.set_model(model)
-            callbacks.append(rotation)
+            callbacks.callbacks.insert(0, rotation)
         return callbacks
     callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
     if any(isinstance(callback, RotateTeachers) for callback in callbacks):

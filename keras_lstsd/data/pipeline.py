@@ -73,7 +73,8 @@ class SampleBatches(keras.utils.PyDataset):
     ):
         super().__init__()
         arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
-        self.arrays = keras.tree.map_structure(_as_array, arrays)
+        # tf.data takes a list for one tensor.
+        self.arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(_as_array, arrays))
         lengths = [len(array) for array in keras.tree.flatten(self.arrays)]
         if len(set(lengths)) != 1 or lengths[0] == 0:
             raise ValueError(

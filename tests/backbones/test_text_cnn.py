@@ -1,0 +1,25 @@
+import numpy as np
+
+from keras_lstsd.backbones import text_cnn
+
+
+def test_the_network_computes_kims_formula():
+    network = text_cnn(20, 3, length=6, embedding_dim=4, filters=2, widths=(2, 3))
+    ids = np.array([[3, 7, 7, 19, 0, 0], [1, 2, 3, 4, 5, 6]])
+    words = network.get_layer("words").get_weights()[0][ids]
+    maxima = []
+    for width in (2, 3):
+        kernel, bias = network.get_layer(f"conv_{width}").get_weights()
+        spans = [words[:, i : i + width] for i in range(6 - width + 1)]
+        features = [np.einsum("bwd,wdf->bf", span, kernel) + bias for span in spans]
+        maxima.append(np.maximum(features, 0).max(0))
+    kernel, bias = network.get_layer("logits").get_weights()
+    expected = np.concatenate(maxima, -1) @ kernel + bias
+    np.testing.assert_allclose(network.predict(ids, verbose=0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_and_any_length():
+    network = text_cnn(100, 2)
+    convolutions = sum(width * 300 * 100 + 100 for width in (3, 4, 5))
+    assert network.count_params() == 100 * 300 + convolutions + 300 * 2 + 2
+    assert network.predict(np.ones((1, 9)), verbose=0).shape == (1, 2)

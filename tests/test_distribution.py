@@ -1,0 +1,67 @@
+"""Two replicas on two logical CPU devices follow one device on the same global batches."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lstsd import LSTSD
+
+pytestmark = pytest.mark.tensorflow
+
+SAMPLES = 24
+draw = np.random.default_rng(0)
+X = draw.normal(size=(SAMPLES, 4)).astype("float32")
+Y = draw.integers(0, 3, SAMPLES)
+
+
+def model():
+    keras.utils.set_random_seed(5)
+    network = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    made = LSTSD(network, SAMPLES, mini_generation_epochs=2)
+    made.compile(keras.optimizers.SGD(0.2, momentum=0.9), "sparse_categorical_crossentropy")
+    return made
+
+
+@pytest.fixture
+def strategy():
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def test_two_replicas_follow_one_device(strategy):
+    single = model()
+    expected = single.fit(X, Y, batch_size=8, epochs=6, verbose=0).history
+    with strategy.scope():
+        double = model()
+    logs = double.fit(X, Y, batch_size=8, epochs=6, verbose=0).history
+    assert expected["distillation_loss"][-1] > 0
+    for name in expected:
+        np.testing.assert_allclose(logs[name], expected[name], atol=1e-5, err_msg=name)
+    for found, weight in zip(double.get_weights(), single.get_weights(), strict=True):
+        np.testing.assert_allclose(found, weight, atol=1e-5)
+    for name in ("short_term", "long_term", "pending"):
+        rows = getattr(single, name).numpy()[0]
+        assert (rows <= 0).all()
+        copies = getattr(double, name).rows.value.values
+        assert len(copies) == 2
+        for copy in copies:
+            np.testing.assert_allclose(copy.numpy()[:SAMPLES], rows, atol=1e-5)
+
+
+def test_bad_indices_of_all_replicas_are_counted(strategy):
+    import tensorflow as tf
+
+    with strategy.scope():
+        made = model()
+    index = np.arange(SAMPLES, dtype="int32")
+    index[[0, 5]] = SAMPLES
+    data = tf.data.Dataset.from_tensor_slices(({"inputs": X, "sample_index": index}, Y)).batch(8)
+    with pytest.raises(ValueError, match="2 samples in epoch 0"):
+        made.fit(data, verbose=0)

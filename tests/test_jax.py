@@ -1,0 +1,34 @@
+"""The suite, as far as it is not about TensorFlow, on Keras's JAX backend without TensorFlow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+pytest.importorskip("jax")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.tensorflow
+def test_the_suite_passes_on_jax_where_tensorflow_cannot_be_imported():
+    environment = os.environ | {"KERAS_BACKEND": "jax", "KERAS_LSTSD_WITHOUT_TENSORFLOW": "1"}
+    command = [sys.executable, "-m", "pytest", "tests", "--ignore=tests/recipes", "-x"]
+    result = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="looks at the run on JAX")
+def test_tensorflow_is_not_there():
+    with pytest.raises(ModuleNotFoundError, match="tensorflow"):
+        import tensorflow  # noqa: F401
+    assert "tensorflow" not in sys.modules

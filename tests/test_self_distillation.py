@@ -65,9 +65,6 @@ def test_without_weights_training_is_plain_fit_bit_for_bit(cls, jit_compile):
             x, *rest = self.batches[step]
             return (x["inputs"], *rest)
 
-        def on_epoch_begin(self):
-            self.batches.epoch += 1
-
     options = {
         "optimizer": keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),
         "metrics": ["accuracy"],
@@ -79,13 +76,13 @@ def test_without_weights_training_is_plain_fit_bit_for_bit(cls, jit_compile):
     model = compiled(cls(student(), SAMPLES, mini_generation_epochs=1, **settings), **options)
     model.fit(X, Y, sample_weight=weights, batch_size=7, epochs=4, verbose=0)
     keras.utils.set_random_seed(1)
-    plain = compiled(
-        student(),
-        **(options | {"optimizer": keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5)}),
-    )
+    options["optimizer"] = keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5)
+    plain = compiled(student(), **options)
     batches = SampleBatches(X, Y, weights, 7, seed=int(model._shuffle_seed.value))
-    batches.epoch = -1
-    plain.fit(Plain(batches), epochs=4, verbose=0, shuffle=False)
+    tell = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)
+    )
+    plain.fit(Plain(batches), epochs=4, verbose=0, shuffle=False, callbacks=[tell])
     weights_equal(model.student, plain)
 
 

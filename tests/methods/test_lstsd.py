@@ -122,7 +122,7 @@ def test_teachers_come_from_the_epochs_of_the_timeline():
     assert teachers == list(oracles.timeline(3, 7))
 
 
-def train(settings, epochs=4, dropout=0.0, jit_compile=False, steps_per_execution=1):
+def train(settings, epochs=4, dropout=0.0, jit_compile="auto", steps_per_execution=1):
     keras.utils.set_random_seed(11)
     x, y = problem()
     student = keras.Sequential(

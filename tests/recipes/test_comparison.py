@@ -1,0 +1,74 @@
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+from recipes import comparison
+
+SETTINGS = {"epochs": 3}
+RUNS = [{"method": method, "seed": seed} for seed in range(3) for method in ("vanilla", "lstsd")]
+
+
+def results(tmp_path):
+    return comparison.Results(tmp_path / "a" / "results.json", SETTINGS)
+
+
+def score(run):
+    return {"score": 10 * (run["method"] == "lstsd") + run["seed"] ** 2}
+
+
+def test_finished_runs_are_kept_and_not_repeated(tmp_path):
+    done = []
+
+    def stopped_by_a_person(run):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(run)
+        return score(run)
+
+    assert not comparison.train_all(RUNS, results(tmp_path), stopped_by_a_person, "test")
+    assert len(json.loads((tmp_path / "a/results.json").read_text())["runs"]) == 3
+    again = []
+    kept = results(tmp_path)
+    assert comparison.train_all(RUNS, kept, lambda run: again.append(run) or score(run), "test")
+    assert done + again == RUNS
+    assert kept.scores(method="lstsd") == {0: 10, 1: 11, 2: 14}
+
+
+def test_each_run_starts_from_its_seed(tmp_path):
+    drawn = []
+    comparison.train_all(
+        RUNS, results(tmp_path), lambda run: drawn.append(np.random.rand()) or score(run), "test"
+    )
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    results(tmp_path).add({"seed": 0, "score": 1})
+    with pytest.raises(SystemExit, match="another --output_dir"):
+        comparison.Results(tmp_path / "a/results.json", {"epochs": 4})
+
+
+def test_differences_are_paired_by_seed():
+    scores, baseline = {0: 5.0, 1: 8.0, 2: 9.0, 7: 100.0}, {0: 1.0, 1: 2.0, 2: 1.0}
+    error = statistics.stdev([4, 6, 8]) / 3**0.5
+    assert comparison.paired_difference(scores, baseline) == f"+6.00 +- {error:.2f}"
+    assert comparison.paired_difference({0: 1.0}, {0: 3.0}) == "-2.00"
+    assert comparison.paired_difference({}, baseline) == "-"
+
+
+def test_the_table_shows_spread_difference_and_the_papers_number(tmp_path):
+    kept = results(tmp_path)
+    comparison.train_all(RUNS, kept, score, "test")
+    table = comparison.method_table(kept, ["vanilla", "lstsd"], {"vanilla": 1.5})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[2] == ["vanilla", "3", "1.67 +- 2.08", "", "1.50"]
+    assert rows[3] == ["lstsd", "3", "11.67 +- 2.08", "+10.00 +- 0.00", ""]
+
+
+def test_names_of_a_flag():
+    assert comparison.names("task", "all", ["a", "b"]) == ["a", "b"]
+    assert comparison.names("task", "b", ["a", "b"]) == ["b"]
+    with pytest.raises(SystemExit, match="No such task.*c.*a, b"):
+        comparison.names("task", "a,c", ["a", "b"])

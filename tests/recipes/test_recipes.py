@@ -1,0 +1,86 @@
+"""Each recipe as a person starts it, in its smallest form."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.tensorflow
+
+
+def recipe(name, *flags):
+    return [sys.executable, "-m", f"recipes.{name}", *map(str, flags)]
+
+
+def start(*command):
+    result = subprocess.run(recipe(*command), cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def runs_in(folder):
+    return json.loads((folder / "results.json").read_text())["runs"]
+
+
+@pytest.fixture
+def glue_folder(tmp_path):
+    for split in ("train", "dev"):
+        folder = tmp_path / "glue" / "RTE"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            f"{i}\tword{i % 7} is here .\tit is word{i % 7} .\t{'not_' * (i % 2)}entailment"
+            for i in range(80)
+        ]
+        text = "\n".join(["index\tsentence1\tsentence2\tlabel", *rows])
+        (folder / f"{split}.tsv").write_text(text)
+    return tmp_path / "glue"
+
+
+def test_digits(tmp_path):
+    result = start("digits", "--smoke", f"--output_dir={tmp_path}")
+    assert "paired difference to vanilla" in result.stdout
+    assert "min left" in result.stderr
+    assert [run["method"] for run in runs_in(tmp_path)] == ["vanilla", "lstsd"] * 2
+    again = start("digits", "--smoke", f"--output_dir={tmp_path}")
+    assert "4 of 4 runs are done already" in again.stderr
+
+
+def test_glue(tmp_path, glue_folder):
+    flags = ("--smoke", f"--data_dir={glue_folder}", f"--output_dir={tmp_path}")
+    result = start("glue", "--task=rte", *flags)
+    assert "RTE, accuracy on dev" in result.stdout
+    assert "57.40" in (tmp_path / "table.md").read_text()
+    assert {run["task"] for run in runs_in(tmp_path)} == {"rte"}
+
+
+def test_nonsense_is_told(tmp_path):
+    for command, message in (
+        (("digits", "--method=magic"), "No such method"),
+        (("digits", "vanilla"), "Expected: flags alone"),
+        (("glue", f"--data_dir={tmp_path}"), "GLUE's file is missing"),
+    ):
+        result = subprocess.run(recipe(*command), cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode != 0
+        assert message in result.stderr
+
+
+def test_ctrl_c_keeps_what_was_finished(tmp_path):
+    command = recipe("digits", "--epochs=2", "--seeds=500", f"--output_dir={tmp_path}")
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "results.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    output, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in log
+    assert "vanilla" in output
+    assert 1 <= len(runs_in(tmp_path)) < 1000

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_lstsd import students
 from keras_lstsd.callbacks import RotateTeachers
-from keras_lstsd.data.indexing import is_indexed
+from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches
 from keras_lstsd.tables import SampleTable
 
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     logits: Any
     """The student's logits (or log-probabilities), float32 `[batch, classes]`."""
     sample_weight: Any
-    """None or `[batch]`."""
+    """None or float32 `[batch]`."""
     logs: dict
     """A method puts per-sample values `[batch]` here, under its names of `logged`."""
 
@@ -41,13 +41,15 @@ class SelfDistillation(keras.Model):
     classifier, then call `compile`, `fit`, `evaluate` and `predict` as on any Keras model;
     `student` is the trained classifier, a plain Keras model.
 
-    A method is a subclass that overrides some of five hooks:
+    A method is a subclass that overrides some of these hooks:
 
     1. `distillation_loss(batch)`: what guidance adds to the loss, per sample.
     2. `remember(batch)`: what to note of this step.
     3. `after_step()`: what must follow the weight update.
     4. `on_epoch_edge(epoch)`: before each epoch but the first.
     5. `on_generation_edge(generation)`: before each mini-generation but the first.
+
+    and, where guidance replaces a part of the compiled loss, `compiled_loss_weight(batch)`.
 
     Memory (tables, copies of weights) is made in `build()`. A subclass sets its attributes, named
     as its arguments, before it calls `super().__init__`, which builds; `get_config` reads them.
@@ -125,12 +127,16 @@ class SelfDistillation(keras.Model):
     def on_generation_edge(self, generation: int) -> None:
         """Hook 5: before mini-generation 1, 2, ..., after hook 4."""
 
+    def compiled_loss_weight(self, batch: Batch) -> Any:
+        """What each sample's compiled loss is multiplied by `[batch]`; None leaves it as it is."""
+        return None
+
     # === Building and calling ===
 
     def build(self, input_shape: Any = None) -> None:
         """Makes the memory, and the student's weights where it has none yet."""
         if not self.student.built:
-            self.student.build(_plain(input_shape))
+            self.student.build(without_index(input_shape))
         self.num_classes = students.num_classes(self.student)
         if self.from_logits is None:
             self.from_logits = students.ends_in_logits(self.student)
@@ -156,8 +162,12 @@ class SelfDistillation(keras.Model):
         )
         self._means = _Means(self.logged, name="guidance")
 
+    def logits_of(self, outputs: Any) -> Any:
+        """Outputs of the student, or of a copy of it, as float32 logits `[batch, classes]`."""
+        return students.logits(outputs, self.from_logits)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.student(_plain(inputs), training=training)
+        return self.student(without_index(inputs), training=training)
 
     @property
     def epoch(self) -> int:
@@ -167,15 +177,20 @@ class SelfDistillation(keras.Model):
     # === The step ===
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training:
-            return loss
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
         batch = self._batch(x, y, y_pred, sample_weight)
+        weight = self.compiled_loss_weight(batch)
+        if weight is None:
+            weight = sample_weight
+        elif sample_weight is not None:
+            weight = weight * batch.sample_weight
+        loss = super().compute_loss(x, y, y_pred, weight, training)
         guidance = self.distillation_loss(batch)
         self.remember(batch)
         if guidance is not None:
             if sample_weight is not None:
-                guidance = guidance * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+                guidance = guidance * batch.sample_weight
             # Reduced as a regularizer is: under tf.distribute, divided by the number of replicas.
             loss = loss + self._aggregate_additional_loss(ops.mean(guidance))
             batch.logs["distillation_loss"] = guidance
@@ -209,7 +224,7 @@ class SelfDistillation(keras.Model):
 
     def _batch(self, x, y, y_pred, sample_weight) -> Batch:
         if not is_indexed(x):
-            raise ValueError(_without_index(x))
+            raise ValueError(_refusal(x))
         index = x["sample_index"]
         if not keras.backend.is_int_dtype(index.dtype) or len(index.shape) != 1:
             raise ValueError(
@@ -218,13 +233,15 @@ class SelfDistillation(keras.Model):
                 f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
                 "Expected: shape=(batch,), dtype=int32."
             )
-        logits = students.logits(y_pred, self.from_logits)
+        logits = self.logits_of(y_pred)
         outside = (index < 0) | (index >= self.num_samples)
         # A logit of minus infinity is a class ruled out, and leaves this finite.
         not_finite = ~ops.isfinite(ops.logsumexp(logits, axis=-1))
         self._faults.assign_add(
             ops.stack([ops.sum(ops.cast(fault, "int32")) for fault in (outside, not_finite)])
         )
+        if sample_weight is not None:
+            sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         return Batch(x["inputs"], y, index, logits, sample_weight, {})
 
     # === Epochs ===
@@ -314,7 +331,7 @@ class SelfDistillation(keras.Model):
         spec = x.element_spec if hasattr(x, "element_spec") else None
         inputs = spec[0] if isinstance(spec, tuple) else spec
         if spec is not None and not is_indexed(inputs):
-            raise ValueError(_without_index(inputs))
+            raise ValueError(_refusal(inputs))
         if not self.built and (spec is not None or hasattr(x, "__getitem__")):
             first = x[0][0] if spec is None else inputs
             self.student(keras.tree.map_structure(_symbolic, first["inputs"]))
@@ -390,7 +407,7 @@ class SelfDistillation(keras.Model):
         # Without `track`, which would write the weights a second time.
         archive.add_endpoint(
             "serve",
-            lambda *inputs: self.student(*inputs, training=False),
+            lambda inputs: self.call(inputs, training=False),
             input_signature or students.input_signature(self.student),
             **kwargs,
         )
@@ -453,17 +470,12 @@ class _Means(keras.metrics.Metric):
         return {name: means[number] for number, name in enumerate(self.names)}
 
 
-def _plain(x: Any) -> Any:
-    """Inputs (or their shapes) as the student takes them, without the index."""
-    return x["inputs"] if is_indexed(x) else x
-
-
 def _symbolic(tensor: Any) -> keras.KerasTensor:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.KerasTensor((None, *tensor.shape[1:]), dtype)
 
 
-def _without_index(x: Any) -> str:
+def _refusal(x: Any) -> str:
     return (
         "Training data must carry the index of each sample. "
         f"Received: x={x}. Expected: x={{'inputs': ..., 'sample_index': int32 (batch,)}}; write "

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-# Probabilities are floored at float32's smallest normal number, a sigmoid's complement at its
-# rounding error, before their logarithm is taken.
-SMALLEST = 1.1754944e-38
+from keras_lstsd.losses import SMALLEST
+
+# Rounding error of a probability near 1, the floor of its complement.
 ROUNDING = 2.0**-24
 
 

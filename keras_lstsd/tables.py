@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.losses import LOG_FLOOR
+from keras_lstsd.losses import LOG_FLOOR, SMALLEST
 
 # A log-probability is never positive, so a positive entry marks a row that nobody wrote.
 UNWRITTEN = 1.0
@@ -85,6 +85,10 @@ class SampleTable(keras.layers.Layer):
         )
         _scatter(self.rows, index, ops.cast(rows, self.rows.dtype))
 
+    def clear(self) -> None:
+        """Forgets all rows."""
+        self.rows.assign(ops.full_like(self.rows, UNWRITTEN))
+
     def copy_from(self, other: "SampleTable") -> None:
         """Takes over all rows of another table."""
         # A copy, as JAX donates buffers and two variables must not share one.
@@ -98,6 +102,78 @@ class SampleTable(keras.layers.Layer):
     def _own_or_nobodys(self, index: Any) -> Any:
         index = ops.convert_to_tensor(index)
         return ops.where((index >= 0) & (index < self.num_samples), index, self.num_samples)
+
+
+class ClassTable(keras.layers.Layer):
+    """One row of log-probabilities per class, averaged over samples of that class.
+
+    `gather` adds a batch to sums that are being collected; `rotate` turns the sums into rows and
+    begins anew. A class of which nothing was collected keeps its row; one that never had any is
+    unknown and teaches nothing.
+
+    Args:
+        num_classes: C, rows and entries of a row.
+        peers: at most that many samples of a class count between two rotations, the first ones
+            that are met (a random choice, as the order is random); None for all.
+
+    Example:
+        >>> table = keras_lstsd.tables.ClassTable(num_classes=10, peers=5)
+        >>> table.gather(labels, probabilities)
+        >>> table.rotate()
+        >>> log_probs, known = table.read(labels)
+    """
+
+    def __init__(self, num_classes: int, peers: int | None = None, name: str | None = None):
+        super().__init__(dtype="float32", trainable=False, name=name)
+        self.num_classes = num_classes
+        self.peers = peers
+        self.rows, self.sums = (
+            self.add_weight(
+                shape=(num_classes, width),
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+                name=weight,
+            )
+            # The last column of the sums counts samples.
+            for weight, width, value in (
+                ("rows", num_classes, UNWRITTEN),
+                ("sums", num_classes + 1, 0.0),
+            )
+        )
+        self.built = True
+
+    def read(self, labels: Any) -> tuple[Any, Any]:
+        """Rows of classes: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`)."""
+        rows = ops.stop_gradient(ops.take(self.rows, labels, axis=0))
+        return rows, rows[:, 0] <= 0
+
+    def gather(self, labels: Any, probabilities: Any) -> None:
+        """Collects probabilities `[batch, classes]` of samples of the classes int `[batch]`."""
+        probabilities = ops.stop_gradient(probabilities)
+        labels, probabilities = _from_all_replicas(labels, probabilities)
+        chosen = ops.one_hot(labels, self.num_classes, dtype="float32")
+        finite = ops.all(ops.isfinite(probabilities), axis=-1, keepdims=True)
+        chosen = ops.where(finite, chosen, 0.0)
+        if self.peers is not None:
+            met = self.sums[:, -1] + ops.cumsum(chosen, axis=0)
+            chosen = ops.where(met <= self.peers, chosen, 0.0)
+        counted = ops.concatenate(
+            [ops.where(finite, probabilities, 0.0), ops.ones_like(probabilities[:, :1])], axis=-1
+        )
+        self.sums.assign_add(ops.matmul(ops.transpose(chosen), counted))
+
+    def rotate(self) -> None:
+        """Makes the mean of what was collected the row of each class that was met."""
+        sums, counts = self.sums[:, :-1], self.sums[:, -1:]
+        means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
+        self.rows.assign(ops.where(counts > 0, ops.minimum(means, 0.0), self.rows))
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what was collected."""
+        self.sums.assign(ops.zeros_like(self.sums))
 
 
 def _scatter(variable: keras.Variable, index: Any, rows: Any) -> None:

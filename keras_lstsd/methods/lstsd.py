@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.losses import kl_divergence, log_softmax
+from keras_lstsd.losses import check_distillation, kl_divergence, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import SampleTable
 
@@ -76,22 +76,7 @@ class LSTSD(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
-        for argument, weight in (("long_weight", long_weight), ("short_weight", short_weight)):
-            if not weight >= 0:
-                raise ValueError(
-                    f"`{argument}` weighs a teacher. Received: {argument}={weight}. "
-                    "Expected: at least 0 (0 leaves that teacher out)."
-                )
-        if not temperature > 0:
-            raise ValueError(
-                "`temperature` divides logits. "
-                f"Received: temperature={temperature}. Expected: above 0, for example 2.0."
-            )
-        if kl not in ("reverse", "forward"):
-            raise ValueError(
-                f"`kl` is the direction of the divergence. Received: kl={kl!r}. Expected: "
-                "'reverse' (KL[student || teacher]) or 'forward' (KL[teacher || student])."
-            )
+        check_distillation(temperature, kl, long_weight=long_weight, short_weight=short_weight)
         self.long_weight = long_weight
         self.short_weight = short_weight
         self.temperature = temperature
@@ -109,20 +94,24 @@ class LSTSD(SelfDistillation):
     def distillation_loss(self, batch: Batch) -> Any:
         """long_weight KL[p || q_long] + short_weight KL[p || q_short], Eq. 1."""
         total = covered = ops.zeros_like(batch.logits[:, 0])
-        for name, table, weight in (
+        for name, memory, weight in (
             ("long_term_loss", self.long_term, self.long_weight),
             ("short_term_loss", self.short_term, self.short_weight),
         ):
             if weight == 0:
                 batch.logs[name] = ops.zeros_like(total)
                 continue
-            teacher, known = table.read(batch.sample_index)
+            teacher, known = self.ask(memory, batch)
             divergence = kl_divergence(batch.logits, teacher, self.temperature, self.kl)
             batch.logs[name] = ops.where(known, divergence, 0.0)
             total = total + weight * batch.logs[name]
             covered = ops.maximum(covered, ops.cast(known, "float32"))
         batch.logs["teacher_coverage"] = covered
         return total
+
+    def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:
+        """A teacher's logits `[batch, classes]`, and for which samples it has any `[batch]`."""
+        return memory.read(batch.sample_index)
 
     def remember(self, batch: Batch) -> None:
         """z_i <- p(x_i), Algorithm 1, lines 14 and 16."""

@@ -3,92 +3,44 @@ import numpy as np
 import pytest
 
 from keras_lstsd import LSTSD
-from keras_lstsd.data import sample_order
 from tests import oracles
-
-SAMPLES, FEATURES, CLASSES, BATCH, GENERATION, EPOCHS = 23, 5, 4, 5, 2, 6
-RATE = 0.3
-
-
-def problem():
-    draw = np.random.default_rng(3)
-    x = draw.normal(size=(SAMPLES, FEATURES)).astype("float32")
-    return x, draw.integers(0, CLASSES, SAMPLES)
-
-
-def irregular_batches():
-    """Per epoch: a sample drawn twice, one never drawn (22), one that epoch 3 skips, a last
-    partial batch."""
-    epochs = []
-    for epoch in range(EPOCHS):
-        order = sample_order(5, epoch, SAMPLES - 1)
-        if epoch == 3:
-            order = order[order != 7]
-        order = np.append(order, order[0])
-        epochs.append([order[i : i + BATCH] for i in range(0, len(order), BATCH)])
-    return epochs
-
-
-class Given(keras.utils.PyDataset):
-    """The batches as listed, epoch after epoch."""
-
-    def __init__(self, x, y, epochs):
-        super().__init__()
-        self.x, self.y, self.epochs, self.epoch = x, y, epochs, 0
-
-    def __len__(self):
-        return len(self.epochs[self.epoch])
-
-    def __getitem__(self, step):
-        index = np.asarray(self.epochs[self.epoch][step], "int32")
-        return {"inputs": self.x[index], "sample_index": index}, self.y[index]
-
-
-def linear_student():
-    return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
-
-
-def rows_of(table):
-    rows, known = table.numpy()
-    return np.where(known[:, None], rows, np.nan)
+from tests.methods.linear import (
+    BATCH,
+    CLASSES,
+    FEATURES,
+    GENERATION,
+    SAMPLES,
+    follow,
+    linear_student,
+    problem,
+    rows_of,
+)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("kl", ["reverse", "forward"])
 def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
-    x, y = problem()
-    batches = irregular_batches()
-    student = linear_student()
-    kernel, bias = student.get_weights()
-    expected = oracles.lstsd(
-        x,
-        y,
-        batches,
-        kernel,
-        bias,
-        RATE,
-        mini_generation_epochs=GENERATION,
-        long_weight=2.4,
-        short_weight=4.0,
-        temperature=2.0,
-        direction=kl,
+    settings = {
+        "mini_generation_epochs": GENERATION,
+        "long_weight": 2.4,
+        "short_weight": 4.0,
+        "temperature": 2.0,
+    }
+
+    def memory(model):
+        return {
+            name: rows_of(getattr(model, name)) for name in ("long_term", "short_term", "pending")
+        }
+
+    expected = follow(
+        oracles.lstsd,
+        LSTSD,
+        memory,
+        jit_compile,
+        simulated=settings | {"direction": kl},
+        **settings,
+        kl=kl,
     )
-    model = LSTSD(student, SAMPLES, mini_generation_epochs=GENERATION, kl=kl)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=jit_compile)
-    data = Given(x, y, batches)
-    for epoch, oracle in enumerate(expected):
-        data.epoch = epoch
-        logs = model.fit(data, verbose=0).history
-        found_kernel, found_bias = student.get_weights()
-        np.testing.assert_allclose(found_kernel, oracle.kernel, atol=1e-5)
-        np.testing.assert_allclose(found_bias, oracle.bias, atol=1e-5)
-        for name, value in oracle.logs.items():
-            np.testing.assert_allclose(logs[name], [value], atol=1e-5, err_msg=f"{name} {epoch}")
-        for name, rows in oracle.memory.items():
-            found = rows_of(getattr(model, name))
-            np.testing.assert_allclose(found, rows, atol=1e-5, err_msg=f"{name} in {epoch}")
-    assert expected[-1].logs["distillation_loss"] > 1e-3
     assert expected[-1].logs["teacher_coverage"] == 1
     assert np.isnan(expected[-1].memory["pending"][22]).all()
 

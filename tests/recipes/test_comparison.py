@@ -1,7 +1,7 @@
 import json
+import random
 import statistics
 
-import numpy as np
 import pytest
 
 from recipes import comparison
@@ -39,7 +39,7 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path):
 def test_each_run_starts_from_its_seed(tmp_path):
     drawn = []
     comparison.train_all(
-        RUNS, results(tmp_path), lambda run: drawn.append(np.random.rand()) or score(run), "test"
+        RUNS, results(tmp_path), lambda run: drawn.append(random.random()) or score(run), "test"
     )
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 

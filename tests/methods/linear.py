@@ -1,0 +1,92 @@
+"""The problem on which the methods are compared with their simulations: a linear student."""
+
+import keras
+import numpy as np
+
+from keras_lstsd.data import sample_order
+
+SAMPLES, FEATURES, CLASSES, BATCH, GENERATION, EPOCHS = 23, 5, 4, 5, 2, 6
+RATE = 0.3
+
+
+def problem():
+    draw = np.random.default_rng(3)
+    x = draw.normal(size=(SAMPLES, FEATURES)).astype("float32")
+    return x, draw.integers(0, CLASSES, SAMPLES)
+
+
+def irregular_batches():
+    """Per epoch: a sample drawn twice, one never drawn (22), one that epoch 3 skips, a last
+    partial batch."""
+    epochs = []
+    for epoch in range(EPOCHS):
+        order = sample_order(5, epoch, SAMPLES - 1)
+        if epoch == 3:
+            order = order[order != 7]
+        order = np.append(order, order[0])
+        epochs.append([order[i : i + BATCH] for i in range(0, len(order), BATCH)])
+    return epochs
+
+
+class Given(keras.utils.PyDataset):
+    """The batches as listed, epoch after epoch."""
+
+    def __init__(self, x, y, epochs):
+        super().__init__()
+        self.x, self.y, self.epochs, self.epoch = x, y, epochs, 0
+
+    def __len__(self):
+        return len(self.epochs[self.epoch])
+
+    def __getitem__(self, step):
+        index = np.asarray(self.epochs[self.epoch][step], "int32")
+        return {"inputs": self.x[index], "sample_index": index}, self.y[index]
+
+
+def linear_student():
+    return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+
+
+def rows_of(table):
+    """A table as the simulations have it: NaN where nothing was written."""
+    rows, known = table.numpy()
+    return np.where(known[:, None], rows, np.nan)
+
+
+def follow(simulate, cls, memory, jit_compile, simulated=None, **settings):
+    """Trains `cls` and its simulation on the same batches and compares them after every epoch.
+
+    `memory(model)` gives what the model remembers, by the simulation's names.
+    """
+    x, y = problem()
+    batches = irregular_batches()
+    student = linear_student()
+    kernel, bias = student.get_weights()
+    expected = simulate(x, y, batches, kernel, bias, RATE, **(simulated or settings))
+    model = cls(student, SAMPLES, **settings)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=jit_compile)
+    data = Given(x, y, batches)
+    for epoch, oracle in enumerate(expected):
+        data.epoch = epoch
+        logs = model.fit(data, verbose=0).history
+        assert set(logs) >= set(oracle.logs)
+        for name, value in oracle.logs.items():
+            np.testing.assert_allclose(logs[name], [value], atol=1e-5, err_msg=f"{name} {epoch}")
+        found_kernel, found_bias = student.get_weights()
+        np.testing.assert_allclose(found_kernel, oracle.kernel, atol=1e-5)
+        np.testing.assert_allclose(found_bias, oracle.bias, atol=1e-5)
+        found = memory(model)
+        assert set(found) == set(oracle.memory)
+        for name, value in oracle.memory.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=f"{name} {epoch}")
+    assert expected[-1].logs["distillation_loss"] > 1e-3
+    return expected
+
+
+def weights_of(snapshot, prefix=""):
+    """A snapshot's weights as the simulations have them: NaN before there are any."""
+    kernel, bias = (np.array(copy.numpy()) for copy in snapshot.copies)
+    if not snapshot.updates.numpy():
+        kernel, bias = kernel * np.nan, bias * np.nan
+    return {f"{prefix}kernel": kernel, f"{prefix}bias": bias}

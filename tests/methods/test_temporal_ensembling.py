@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from keras_lstsd import TemporalEnsembling
+from tests import oracles
+from tests.methods.linear import SAMPLES, follow, linear_student
+
+MOMENTUM = 0.6
+
+
+def memory(model):
+    """Z and k: the table keeps ln(Z / (1 - a^k))."""
+    updates = model.updates.numpy()[:SAMPLES]
+    rows, known = model.ensemble.numpy()
+    z = np.where(known[:, None], np.exp(rows), 0) * (1 - MOMENTUM ** updates[:, None])
+    return {"ensemble": z, "updates": updates}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("kl", ["reverse", "forward"])
+def test_training_follows_the_simulation(jit_compile, kl):
+    settings = {"momentum": MOMENTUM, "weight": 3.0, "temperature": 2.0}
+    follow(
+        oracles.temporal_ensembling,
+        TemporalEnsembling,
+        memory,
+        jit_compile,
+        simulated=settings | {"direction": kl},
+        **settings,
+        kl=kl,
+    )
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="momentum=1.0. Expected: at least 0 and below 1"):
+        TemporalEnsembling(linear_student(), SAMPLES, momentum=1.0)
+    with pytest.raises(ValueError, match="weight=-1. Expected: at least 0"):
+        TemporalEnsembling(linear_student(), SAMPLES, weight=-1)

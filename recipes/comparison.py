@@ -16,6 +16,10 @@ from pathlib import Path
 import keras
 from absl import logging
 
+from keras_lstsd import SelfDistillation
+from keras_lstsd.methods.registry import Method
+from keras_lstsd.schedules import CyclicCosine
+
 INTERRUPTED = 130
 
 
@@ -84,6 +88,28 @@ def train_all(
             minutes,
         )
     return True
+
+
+def compiled(
+    model: SelfDistillation,
+    method: Method,
+    optimizer: str,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+) -> SelfDistillation:
+    """The model with the method's learning rate and loss, for one-hot labels."""
+    steps = math.ceil(model.num_samples / batch_size)
+    if method.cyclic:
+        learning_rate = CyclicCosine(
+            learning_rate, model.mini_generation_epochs * steps, total_steps=epochs * steps
+        )
+    config = {"class_name": optimizer, "config": {"learning_rate": learning_rate}}
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=model.from_logits, label_smoothing=method.label_smoothing
+    )
+    model.compile(keras.optimizers.get(config), loss, metrics=["accuracy"])
+    return model
 
 
 class EpochLine(keras.callbacks.Callback):

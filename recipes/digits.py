@@ -18,7 +18,7 @@ from keras_lstsd.data import digits
 from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
-FLAGS = flags.FLAGS
+BATCH_SIZE = 64
 
 METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods, comma-separated, or all.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... to train with.", lower_bound=1)
@@ -46,18 +46,18 @@ def train(run: dict, epochs: int, wrong_labels: float) -> dict:
     (x_train, y_train), (x_test, y_test) = digits.load()
     labels, _ = digits.with_wrong_labels(y_train, wrong_labels, digits.NUM_CLASSES, run["seed"])
     method = METHODS[run["method"]]
-    model = method.cls(student(), num_samples=len(x_train), **method.few_classes)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model = method.cls(student(), num_samples=len(x_train), **method.settings(epochs))
+    comparison.compiled(model, method, "adam", 1e-3, epochs, BATCH_SIZE)
     model.fit(
         x_train,
-        labels,
-        batch_size=64,
+        keras.utils.to_categorical(labels, digits.NUM_CLASSES),
+        batch_size=BATCH_SIZE,
         epochs=epochs,
         verbose=0,
         callbacks=[comparison.EpochLine(run)],
     )
-    _, accuracy = model.evaluate(x_test, y_test, verbose=0)
-    return {"score": 100 * accuracy}
+    accuracy = (model.predict(x_test, verbose=0).argmax(-1) == y_test).mean()
+    return {"score": 100 * float(accuracy)}
 
 
 def main(argv):

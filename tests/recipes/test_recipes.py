@@ -72,14 +72,23 @@ def test_nonsense_is_told(tmp_path):
 
 def test_ctrl_c_keeps_what_was_finished(tmp_path):
     command = recipe("digits", "--epochs=2", "--seeds=500", f"--output_dir={tmp_path}")
+    # A shell's background jobs, and what they start, ignore SIGINT.
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "results.json").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    output, log = process.communicate(timeout=60)
+    try:
+        output, log = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in log
     assert "vanilla" in output

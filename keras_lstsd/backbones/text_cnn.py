@@ -36,11 +36,13 @@ def text_cnn(
 
     Differences from the paper: no norm constraint on the last layer.
     """
+    # Kim's +-0.25 at 300 entries; fewer entries keep the length that a word vector has there.
+    bound = 0.25 * (300 / embedding_dim) ** 0.5
     ids = keras.Input((length,), dtype="int32", name="word_ids")
     words = keras.layers.Embedding(
         vocabulary_size,
         embedding_dim,
-        embeddings_initializer=keras.initializers.RandomUniform(-0.25, 0.25),
+        embeddings_initializer=keras.initializers.RandomUniform(-bound, bound),
         name="words",
     )(ids)
     maxima = []

@@ -87,7 +87,7 @@ class SampleTable(keras.layers.Layer):
 
     def clear(self) -> None:
         """Forgets all rows."""
-        self.rows.assign(ops.full_like(self.rows, UNWRITTEN))
+        self.rows.assign(ops.full(self.rows.shape, UNWRITTEN, self.rows.dtype))
 
     def copy_from(self, other: "SampleTable") -> None:
         """Takes over all rows of another table."""
@@ -173,7 +173,7 @@ class ClassTable(keras.layers.Layer):
 
     def clear(self) -> None:
         """Forgets what was collected."""
-        self.sums.assign(ops.zeros_like(self.sums))
+        self.sums.assign(ops.zeros(self.sums.shape))
 
 
 def _scatter(variable: keras.Variable, index: Any, rows: Any) -> None:

@@ -1,0 +1,147 @@
+"""What holds for every method, over the whole registry."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_lstsd import SelfDistillation
+from keras_lstsd.methods.registry import METHODS
+
+SAMPLES, CLASSES, EPOCHS = 26, 3, 5
+draw = np.random.default_rng(0)
+X = draw.normal(size=(SAMPLES, 4)).astype("float32")
+Y = draw.integers(0, CLASSES, SAMPLES)
+
+every = pytest.mark.parametrize("name", METHODS)
+
+
+def student(dropout=0.2):
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
+            layers.BatchNormalization(momentum=0.8),
+            layers.Dropout(dropout),
+            layers.Dense(CLASSES, activation="softmax", dtype="float32"),
+        ]
+    )
+
+
+def trained(name, seed=1, dropout=0.2, epochs=EPOCHS, settings=None, **options):
+    keras.utils.set_random_seed(seed)
+    method = METHODS[name]
+    arguments = method.arguments | method.tiny | (settings or {})
+    model = method.cls(student(dropout), SAMPLES, **arguments)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+    history = model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0).history
+    return model, history
+
+
+def assert_same(first, second, **tolerance):
+    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        check(a, b, **tolerance)
+
+
+@every
+def test_xla_changes_no_number(name):
+    # TensorFlow draws other dropout masks under XLA.
+    (plain, plain_logs), (xla, xla_logs) = (
+        trained(name, dropout=0.0, epochs=4, jit_compile=jit) for jit in ("auto", True)
+    )
+    assert_same(plain, xla, atol=1e-4)
+    for log in plain_logs:
+        np.testing.assert_allclose(plain_logs[log], xla_logs[log], atol=1e-4)
+
+
+@every
+def test_guidance_begins_and_is_logged(name):
+    model, history = trained(name)
+    if "teacher_coverage" in history:
+        assert history["teacher_coverage"][0] < 1
+        assert history["teacher_coverage"][-1] == 1
+        assert history["distillation_loss"][-1] > 0
+    _, plain = trained("vanilla")
+    guided = METHODS[name].cls is not SelfDistillation and model.logged
+    assert (history["loss"] == plain["loss"]) is not bool(guided)
+
+
+@every
+def test_two_runs_with_one_seed_are_equal_and_two_seeds_differ(name):
+    first, again, other = trained(name)[0], trained(name)[0], trained(name, seed=2)[0]
+    assert_same(first, again)
+    kernel, other_kernel = (model.student.get_weights()[0] for model in (first, other))
+    assert np.abs(kernel - other_kernel).max() > 1e-3
+
+
+@every
+def test_without_guidance_the_student_is_the_plain_one(name):
+    plain, _ = trained("vanilla", seed=4)
+    off, _ = trained(name, seed=4, settings=METHODS[name].off)
+    if METHODS[name].off or not METHODS[name].cls.logged:
+        assert_same(plain.student, off.student)
+
+
+@every
+def test_saving_brings_everything_back(name, tmp_path):
+    model, _ = trained(name)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    configs = [m.get_config() | {"student": None} for m in (model, again)]
+    assert configs[0] == configs[1]
+    assert_same(model, again)
+    histories = [m.fit(X, Y, batch_size=8, epochs=3, verbose=0).history for m in (model, again)]
+    assert histories[0] == histories[1]
+    assert_same(model, again)
+
+
+@every
+def test_evaluation_and_prediction_change_nothing(name):
+    model, _ = trained(name)
+    before = [np.array(variable.numpy()) for variable in model.variables]
+    model.evaluate(X, Y, verbose=0)
+    outputs = model.predict(X, verbose=0)
+    np.testing.assert_allclose(outputs.sum(-1), 1, atol=1e-5)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@every
+def test_mixed_precision_trains_close_to_full(name):
+    _, full = trained(name, dropout=0.0)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model, mixed = trained(name, dropout=0.0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    np.testing.assert_allclose(mixed["loss"], full["loss"], rtol=0.02)
+    for log in model.logged:
+        np.testing.assert_allclose(mixed[log], full[log], rtol=0.1, atol=2e-3)
+
+
+@every
+@pytest.mark.tensorflow
+def test_two_replicas_follow_one_device(name):
+    import tensorflow as tf
+
+    x, y = X[:24], Y[:24]
+
+    def train():
+        keras.utils.set_random_seed(5)
+        method = METHODS[name]
+        network = keras.Sequential(
+            [keras.Input((4,)), layers.Dense(8, activation="tanh"), layers.Dense(CLASSES)]
+        )
+        model = method.cls(network, 24, **(method.arguments | method.tiny))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+        return model, model.fit(x, y, batch_size=8, epochs=EPOCHS, verbose=0).history
+
+    single, expected = train()
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        double, logs = train()
+    for log in expected:
+        np.testing.assert_allclose(logs[log], expected[log], atol=1e-4, err_msg=log)
+    assert_same(single, double, atol=1e-4)

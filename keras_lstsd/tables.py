@@ -168,7 +168,8 @@ class ClassTable(keras.layers.Layer):
         """Makes the mean of what was collected the row of each class that was met."""
         sums, counts = self.sums[:, :-1], self.sums[:, -1:]
         means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
-        self.rows.assign(ops.where(counts > 0, ops.minimum(means, 0.0), self.rows))
+        rows = ops.convert_to_tensor(self.rows)
+        self.rows.assign(ops.where(counts > 0, ops.minimum(means, 0.0), rows))
         self.clear()
 
     def clear(self) -> None:

@@ -54,3 +54,9 @@ def real_data():
     from pathlib import Path
 
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """One strategy for all tests: a second one in a process would reuse the keys of the first."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -28,17 +28,10 @@ def model():
     return made
 
 
-@pytest.fixture
-def strategy():
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
-def test_two_replicas_follow_one_device(strategy):
+def test_two_replicas_follow_one_device(two_replicas):
     single = model()
     expected = single.fit(X, Y, batch_size=8, epochs=6, verbose=0).history
-    with strategy.scope():
+    with two_replicas.scope():
         double = model()
     logs = double.fit(X, Y, batch_size=8, epochs=6, verbose=0).history
     assert expected["distillation_loss"][-1] > 0
@@ -55,10 +48,10 @@ def test_two_replicas_follow_one_device(strategy):
             np.testing.assert_allclose(copy.numpy()[:SAMPLES], rows, atol=1e-5)
 
 
-def test_bad_indices_of_all_replicas_are_counted(strategy):
+def test_bad_indices_of_all_replicas_are_counted(two_replicas):
     import tensorflow as tf
 
-    with strategy.scope():
+    with two_replicas.scope():
         made = model()
     index = np.arange(SAMPLES, dtype="int32")
     index[[0, 5]] = SAMPLES

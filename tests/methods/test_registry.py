@@ -123,9 +123,7 @@ def test_mixed_precision_trains_close_to_full(name):
 
 @every
 @pytest.mark.tensorflow
-def test_two_replicas_follow_one_device(name):
-    import tensorflow as tf
-
+def test_two_replicas_follow_one_device(name, two_replicas):
     x, y = X[:24], Y[:24]
 
     def train():
@@ -140,7 +138,7 @@ def test_two_replicas_follow_one_device(name):
         return model, model.fit(x, y, batch_size=8, epochs=EPOCHS, verbose=0).history
 
     single, expected = train()
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas.scope():
         double, logs = train()
     for log in expected:
         np.testing.assert_allclose(logs[log], expected[log], atol=1e-4, err_msg=log)

@@ -140,17 +140,9 @@ class SelfDistillation(keras.Model):
         self.num_classes = students.num_classes(self.student)
         if self.from_logits is None:
             self.from_logits = students.ends_in_logits(self.student)
+        self._epoch = self._counter("epoch", -1)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
-        seed = random.randint(1, 10**9)
-        for attribute, value in (("_epoch", -1), ("_shuffle_seed", seed)):
-            weight = self.add_weight(
-                shape=(),
-                initializer=keras.initializers.Constant(value),
-                dtype="int32",
-                trainable=False,
-                name=attribute.strip("_"),
-            )
-            setattr(self, attribute, weight)
+        self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
         # How many samples of this epoch had an index outside the table, or outputs not finite.
         self._faults = keras.Variable(
             [0, 0],
@@ -161,6 +153,12 @@ class SelfDistillation(keras.Model):
             name="faults",
         )
         self._means = _Means(self.logged, name="guidance")
+
+    def _counter(self, name: str, value: int) -> keras.Variable:
+        start = keras.initializers.Constant(value)
+        return self.add_weight(
+            shape=(), initializer=start, dtype="int32", trainable=False, name=name
+        )
 
     def logits_of(self, outputs: Any) -> Any:
         """Outputs of the student, or of a copy of it, as float32 logits `[batch, classes]`."""

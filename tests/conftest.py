@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tensorflow" in item.keywords and not on_tensorflow:
             item.add_marker(pytest.mark.skip(reason="needs Keras's TensorFlow backend"))
+    # The longest one first, beside which all others run.
+    items.sort(key=lambda item: item.path.name != "test_jax.py")
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.losses import check_distillation, kl_divergence, log_softmax
+from keras_lstsd.arguments import check_distillation
+from keras_lstsd.losses import kl_divergence, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import ClassTable
 

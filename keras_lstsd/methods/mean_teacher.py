@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.losses import check_distillation, kl_divergence, log_softmax
+from keras_lstsd.arguments import check_distillation, check_momentum
+from keras_lstsd.losses import kl_divergence, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.snapshots import Snapshot
 
@@ -71,11 +72,7 @@ class MeanTeacher(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                "`momentum` is the share that the average keeps. "
-                f"Received: momentum={momentum}. Expected: at least 0 and below 1, such as 0.999."
-            )
+        check_momentum(momentum)
         if divergence not in ("kl", "mse"):
             raise ValueError(
                 "`divergence` measures how far the student is from its teacher. "

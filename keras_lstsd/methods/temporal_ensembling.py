@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.losses import SMALLEST, check_distillation, kl_divergence, log_softmax
+from keras_lstsd.arguments import check_distillation, check_momentum
+from keras_lstsd.losses import SMALLEST, kl_divergence, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import SampleTable
 
@@ -62,11 +63,7 @@ class TemporalEnsembling(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                "`momentum` is the share that the average keeps. "
-                f"Received: momentum={momentum}. Expected: at least 0 and below 1, such as 0.6."
-            )
+        check_momentum(momentum)
         check_distillation(temperature, kl, weight=weight)
         self.momentum = momentum
         self.weight = weight

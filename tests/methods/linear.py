@@ -7,6 +7,12 @@ from keras_lstsd.data import sample_order
 
 SAMPLES, FEATURES, CLASSES, BATCH, GENERATION, EPOCHS = 23, 5, 4, 5, 2, 6
 RATE = 0.3
+LSTSD_SETTINGS = {
+    "mini_generation_epochs": GENERATION,
+    "long_weight": 2.4,
+    "short_weight": 4.0,
+    "temperature": 2.0,
+}
 
 
 def problem():

@@ -8,7 +8,7 @@ from tests.methods.linear import (
     BATCH,
     CLASSES,
     FEATURES,
-    GENERATION,
+    LSTSD_SETTINGS,
     SAMPLES,
     follow,
     linear_student,
@@ -20,13 +20,6 @@ from tests.methods.linear import (
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("kl", ["reverse", "forward"])
 def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
-    settings = {
-        "mini_generation_epochs": GENERATION,
-        "long_weight": 2.4,
-        "short_weight": 4.0,
-        "temperature": 2.0,
-    }
-
     def memory(model):
         return {
             name: rows_of(getattr(model, name)) for name in ("long_term", "short_term", "pending")
@@ -37,8 +30,8 @@ def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
         LSTSD,
         memory,
         jit_compile,
-        simulated=settings | {"direction": kl},
-        **settings,
+        simulated=LSTSD_SETTINGS | {"direction": kl},
+        **LSTSD_SETTINGS,
         kl=kl,
     )
     assert expected[-1].logs["teacher_coverage"] == 1

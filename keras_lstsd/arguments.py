@@ -1,0 +1,38 @@
+"""Checks of arguments that several methods share."""
+
+
+def check_distillation(temperature: float, kl: str = "reverse", **weights: float) -> None:
+    """Refuses settings of a distillation loss that make no sense.
+
+    Raises:
+        ValueError: for a temperature that is not positive, an unknown direction, a negative weight.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            "`temperature` divides logits. "
+            f"Received: temperature={temperature}. Expected: above 0, for example 2.0."
+        )
+    if kl not in ("reverse", "forward"):
+        raise ValueError(
+            f"`kl` is the direction of the divergence. Received: kl={kl!r}. Expected: "
+            "'reverse' (KL[student || teacher]) or 'forward' (KL[teacher || student])."
+        )
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(
+                f"`{name}` weighs a part of the loss. Received: {name}={weight}. "
+                "Expected: at least 0 (0 leaves that part out)."
+            )
+
+
+def check_momentum(momentum: float) -> None:
+    """Refuses a share that a moving average cannot keep.
+
+    Raises:
+        ValueError: for a momentum outside [0, 1).
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            "`momentum` is the share that the moving average keeps. "
+            f"Received: momentum={momentum}. Expected: at least 0 and below 1."
+        )

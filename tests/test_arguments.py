@@ -1,0 +1,31 @@
+import pytest
+
+from keras_lstsd.arguments import check_distillation, check_momentum
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0. Expected: above 0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": 1.0, "kl": "both"}, "kl='both'. Expected: 'reverse'"),
+        (
+            {"temperature": 1.0, "weight": -1.0},
+            "`weight` weighs .*weight=-1.0",
+        ),
+    ],
+)
+def test_nonsense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_distillation(**arguments)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_a_momentum_outside_is_refused(momentum):
+    with pytest.raises(ValueError, match=f"momentum={momentum}. Expected: at least 0 and below 1"):
+        check_momentum(momentum)
+
+
+def test_sense_passes():
+    check_distillation(2.0, "forward", weight=0.0)
+    check_momentum(0.0)

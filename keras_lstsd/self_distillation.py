@@ -5,6 +5,7 @@ import random
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from absl import logging
 from keras import ops
 
@@ -304,7 +305,7 @@ class SelfDistillation(keras.Model):
         Raises:
             ValueError: for data without an index, or with more samples than `num_samples`.
         """
-        if y is not None and not is_indexed(x):
+        if y is not None:
             arrays = (x, y, sample_weight)
             if validation_split and validation_data is None:
                 arrays, validation_data = _split(arrays, validation_split)
@@ -314,25 +315,17 @@ class SelfDistillation(keras.Model):
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
             )
-            y = sample_weight = steps_per_epoch = None
+            steps_per_epoch = None
         self._batches = x if isinstance(x, SampleBatches) else None
         if self._batches is not None:
-            if x.num_samples > self.num_samples:
-                raise ValueError(
-                    "Each training sample needs a row of its own. "
-                    f"Received: {x.num_samples} samples. Expected: at most num_samples="
-                    f"{self.num_samples}; write `{type(self).__name__}(student, "
-                    f"num_samples={x.num_samples})`."
-                )
+            self._check_size(x.arrays[0]["sample_index"])
             if keras.backend.backend() == "tensorflow":
                 x = x.tf_dataset()
-        spec = x.element_spec if hasattr(x, "element_spec") else None
-        inputs = spec[0] if isinstance(spec, tuple) else spec
-        if spec is not None and not is_indexed(inputs):
+        inputs = _first_inputs(x)
+        if inputs is not None and not is_indexed(inputs):
             raise ValueError(_refusal(inputs))
-        if not self.built and (spec is not None or hasattr(x, "__getitem__")):
-            first = x[0][0] if spec is None else inputs
-            self.student(keras.tree.map_structure(_symbolic, first["inputs"]))
+        if inputs is not None and not self.built:
+            self.student(keras.tree.map_structure(_symbolic, inputs["inputs"]))
             self.build()
         self._check_loss()
         self._log_memory()
@@ -340,21 +333,29 @@ class SelfDistillation(keras.Model):
         self._initial_epoch = None
         return super().fit(
             x,
-            y,
-            batch_size=batch_size if is_indexed(x) else None,
             epochs=epochs,
             verbose=verbose,
             callbacks=_with_rotation(callbacks, self),
             validation_data=validation_data,
-            shuffle=shuffle if is_indexed(x) else False,
+            shuffle=False,
             class_weight=class_weight,
-            sample_weight=sample_weight,
             initial_epoch=initial_epoch,
             steps_per_epoch=steps_per_epoch,
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size or batch_size,
             validation_freq=validation_freq,
         )
+
+    def _check_size(self, sample_index: np.ndarray) -> None:
+        """Refuses arrays with more samples than there are rows."""
+        highest = sample_index.max()
+        if highest >= self.num_samples:
+            raise ValueError(
+                "Each training sample needs a row of its own. "
+                f"Received: sample indices up to {highest}. Expected: below num_samples="
+                f"{self.num_samples}; write `{type(self).__name__}(student, "
+                f"num_samples={highest + 1})`."
+            )
 
     def _check_loss(self) -> None:
         """Refuses a compiled loss that takes the student's logits for probabilities, or back."""
@@ -466,6 +467,14 @@ class _Means(keras.metrics.Metric):
     def result(self) -> dict:
         means = ops.divide_no_nan(self.sums[:-1], self.sums[-1])
         return {name: means[number] for number, name in enumerate(self.names)}
+
+
+def _first_inputs(data: Any) -> Any:
+    """Inputs of a batch of a data set, or their specs; None where that takes from an iterator."""
+    if hasattr(data, "element_spec"):
+        spec = data.element_spec
+        return spec[0] if isinstance(spec, tuple) else spec
+    return data[0][0] if isinstance(data, keras.utils.PyDataset) else None
 
 
 def _symbolic(tensor: Any) -> keras.KerasTensor:

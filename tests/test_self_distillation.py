@@ -223,6 +223,13 @@ def test_a_dataset_with_an_index_trains_as_arrays_do(kind):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_arrays_may_bring_their_own_index():
+    index = np.arange(SAMPLES, dtype="int32")[::-1] + 5
+    model = compiled(LSTSD(student(), SAMPLES + 10))
+    model.fit({"inputs": X, "sample_index": index}, Y, verbose=0)
+    np.testing.assert_array_equal(np.flatnonzero(model.pending.numpy()[1]), index[::-1])
+
+
 @pytest.mark.tensorflow
 def test_an_endless_dataset_trains_with_steps_per_epoch():
     import tensorflow as tf
@@ -304,9 +311,7 @@ def test_an_index_of_another_dtype_or_shape_is_refused(index):
 
 
 def test_more_samples_than_rows_are_refused():
-    with pytest.raises(
-        ValueError, match=r"Received: 30 samples.*`LSTSD\(student, num_samples=30\)`"
-    ):
+    with pytest.raises(ValueError, match=r"up to 29.*`LSTSD\(student, num_samples=30\)`"):
         compiled(LSTSD(student(), 29)).fit(X, Y)
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lstsd.data.indexing import is_indexed
+
 
 def mix(*words: Any) -> np.ndarray:
     """A 32-bit hash of integers: uint32, with the words broadcast against each other.
@@ -43,8 +45,8 @@ class SampleBatches(keras.utils.PyDataset):
     tells it the epoch.
 
     Args:
-        x: array `[samples, ...]`, or a dict, list or tuple of such arrays. float64 becomes
-            Keras's float type.
+        x: array `[samples, ...]`, or a dict, list or tuple of such arrays, numbered by row; or
+            `{"inputs": x, "sample_index": integers}`. float64 becomes Keras's float type.
         y: array of labels, one row a sample.
         sample_weight: None or array `[samples]`.
         batch_size: samples a batch; the last one may be smaller.
@@ -72,6 +74,9 @@ class SampleBatches(keras.utils.PyDataset):
         steps_per_epoch: int | None = None,
     ):
         super().__init__()
+        if not is_indexed(x):
+            rows = len(keras.tree.flatten(x)[0])
+            x = {"inputs": x, "sample_index": np.arange(rows, dtype=np.int32)}
         arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
         # tf.data takes a list for one tensor.
         self.arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(_as_array, arrays))
@@ -79,7 +84,7 @@ class SampleBatches(keras.utils.PyDataset):
         if len(set(lengths)) != 1 or lengths[0] == 0:
             raise ValueError(
                 "All arrays need one row per sample. "
-                f"Received arrays of {lengths} rows. Expected: equal lengths, at least 1."
+                f"Received arrays of {sorted(set(lengths))} rows. Expected: equal lengths, at least 1."
             )
         if batch_size < 1:
             raise ValueError(
@@ -101,7 +106,7 @@ class SampleBatches(keras.utils.PyDataset):
         return self.num_batches
 
     def epoch_order(self) -> np.ndarray:
-        """Sample indices in the order in which the present epoch draws them, int32."""
+        """Rows in the order in which the present epoch draws them, int32."""
         if self.steps_per_epoch is None:
             return self._pass_order(self.epoch)
         drawn = self.steps_per_epoch * self.batch_size
@@ -115,8 +120,7 @@ class SampleBatches(keras.utils.PyDataset):
         if step == 0 or getattr(self, "_order_of", None) != (self.seed, self.epoch):
             self._order, self._order_of = self.epoch_order(), (self.seed, self.epoch)
         index = self._order[step * self.batch_size : (step + 1) * self.batch_size]
-        x, *rest = keras.tree.map_structure(lambda array: array[index], self.arrays)
-        return ({"inputs": x, "sample_index": index}, *rest)
+        return keras.tree.map_structure(lambda array: array[index], self.arrays)
 
     def tf_dataset(self) -> Any:
         """The same batches as a `tf.data.Dataset`: it reads `epoch` each time it is iterated."""
@@ -132,8 +136,7 @@ class SampleBatches(keras.utils.PyDataset):
             return starts.map(lambda start: order[start : start + self.batch_size])
 
         def gather(index):
-            x, *rest = tf.nest.map_structure(lambda array: tf.gather(array, index), arrays)
-            return ({"inputs": x, "sample_index": index}, *rest)
+            return tf.nest.map_structure(lambda array: tf.gather(array, index), arrays)
 
         return (
             drawn.flat_map(batches)

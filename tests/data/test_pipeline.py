@@ -98,7 +98,7 @@ def test_a_dataset_yields_the_same_batches(steps_per_epoch):
 
 
 def test_arrays_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"\[10, 9\] rows"):
+    with pytest.raises(ValueError, match=r"\[9, 10\] rows"):
         SampleBatches(X, Y[:9])
     with pytest.raises(ValueError, match="at least 1"):
         SampleBatches(X[:0], Y[:0])

@@ -1,5 +1,26 @@
 """Checks of arguments that several methods share."""
 
+import operator
+from typing import Any
+
+
+def count(name: str, value: Any) -> int:
+    """The value as a Python integer.
+
+    Raises:
+        ValueError: when it is not a whole number of at least 1.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(
+            f"`{name}` is a count. Received: {name}={value!r}. Expected: a whole number of at "
+            "least 1."
+        )
+    return number
+
 
 def check_distillation(temperature: float, kl: str = "reverse", **weights: float) -> None:
     """Refuses settings of a distillation loss that make no sense.

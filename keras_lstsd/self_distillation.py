@@ -10,6 +10,7 @@ from absl import logging
 from keras import ops
 
 from keras_lstsd import students
+from keras_lstsd.arguments import count
 from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches
@@ -87,24 +88,15 @@ class SelfDistillation(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not isinstance(student, keras.Layer):
+        if not isinstance(student, keras.Layer) or isinstance(student, SelfDistillation):
             raise ValueError(
                 "`student` is the classifier to train. "
-                f"Received: {student!r}. Expected: a Keras model with one output of shape "
-                "[batch, classes]."
+                f"Received: {student!r}. Expected: a plain Keras model with one output of shape "
+                "[batch, classes] (the `student` of a model that is wrapped already)."
             )
-        for argument, value in (
-            ("num_samples", num_samples),
-            ("mini_generation_epochs", mini_generation_epochs),
-        ):
-            if int(value) != value or value < 1:
-                raise ValueError(
-                    f"`{argument}` counts {argument.replace('_', ' ').removeprefix('num ')}. "
-                    f"Received: {argument}={value}. Expected: a whole number of at least 1."
-                )
         self.student = student
-        self.num_samples = int(num_samples)
-        self.mini_generation_epochs = int(mini_generation_epochs)
+        self.num_samples = count("num_samples", num_samples)
+        self.mini_generation_epochs = count("mini_generation_epochs", mini_generation_epochs)
         self.from_logits = from_logits
         self._batches = None
         if student.built:
@@ -230,7 +222,8 @@ class SelfDistillation(keras.Model):
                 "`sample_index` numbers the samples of a batch. "
                 f"Received: shape={tuple(index.shape)}, "
                 f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
-                "Expected: shape=(batch,), dtype=int32."
+                "Expected: shape=(batch,), dtype=int32; call `with_sample_index` on single "
+                "samples, then `batch`."
             )
         logits = self.logits_of(y_pred)
         outside = (index < 0) | (index >= self.num_samples)
@@ -305,6 +298,11 @@ class SelfDistillation(keras.Model):
         Raises:
             ValueError: for data without an index, or with more samples than `num_samples`.
         """
+        if y is None and hasattr(x, "shape"):
+            raise ValueError(
+                f"Labels are missing. Received: x of shape {tuple(x.shape)} and y=None. "
+                "Expected: `model.fit(x_train, y_train)`."
+            )
         if y is not None:
             arrays = (x, y, sample_weight)
             if validation_split and validation_data is None:

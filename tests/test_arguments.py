@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from keras_lstsd.arguments import check_distillation, check_momentum
+from keras_lstsd.arguments import check_distillation, check_momentum, count
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,13 @@ def test_a_momentum_outside_is_refused(momentum):
 def test_sense_passes():
     check_distillation(2.0, "forward", weight=0.0)
     check_momentum(0.0)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", None])
+def test_what_is_no_count_is_refused(value):
+    with pytest.raises(ValueError, match=f"size={value!r}. Expected: a whole number"):
+        count("size", value)
+
+
+def test_numpy_integers_count():
+    assert count("size", np.int64(3)) == 3

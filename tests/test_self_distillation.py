@@ -352,6 +352,10 @@ def test_a_loss_that_takes_logits_for_probabilities_is_refused(last, loss):
 def test_what_is_no_student_is_refused():
     with pytest.raises(ValueError, match="`student` is the classifier"):
         LSTSD("resnet", SAMPLES)
+    with pytest.raises(ValueError, match="wrapped already"):
+        LSTSD(lstsd(), SAMPLES)
+    with pytest.raises(ValueError, match="Labels are missing"):
+        compiled(lstsd()).fit(X)
     with pytest.raises(ValueError, match="softmax over one unit"):
         LSTSD(student(units=1), SAMPLES)
 

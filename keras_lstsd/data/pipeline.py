@@ -75,23 +75,23 @@ class SampleBatches(keras.utils.PyDataset):
     ):
         super().__init__()
         if not is_indexed(x):
-            rows = len(keras.tree.flatten(x)[0])
-            x = {"inputs": x, "sample_index": np.arange(rows, dtype=np.int32)}
+            x = {"inputs": x, "sample_index": np.arange(len(y), dtype=np.int32)}
         arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
         # tf.data takes a list for one tensor.
         self.arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(_as_array, arrays))
-        lengths = [len(array) for array in keras.tree.flatten(self.arrays)]
-        if len(set(lengths)) != 1 or lengths[0] == 0:
+        lengths = {array.shape[:1] for array in keras.tree.flatten(self.arrays)}
+        if len(lengths) != 1 or lengths & {(), (0,)}:
             raise ValueError(
                 "All arrays need one row per sample. "
-                f"Received arrays of {sorted(set(lengths))} rows. Expected: equal lengths, at least 1."
+                f"Received arrays whose first dimensions are {sorted(lengths)}. Expected: one "
+                "length, at least 1; for Python lists write `np.asarray(x)`."
             )
         if batch_size < 1:
             raise ValueError(
                 "`batch_size` counts the samples of a step. "
                 f"Received: batch_size={batch_size}. Expected: at least 1."
             )
-        self.num_samples = lengths[0]
+        (self.num_samples,) = lengths.pop()
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed

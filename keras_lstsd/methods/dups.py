@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.arguments import check_distillation
+from keras_lstsd.arguments import check_distillation, count
 from keras_lstsd.losses import kl_divergence, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import ClassTable
@@ -68,15 +68,10 @@ class DUPS(SelfDistillation):
         check_distillation(
             temperature, student_weight=student_weight, teacher_weight=teacher_weight
         )
-        if peers is not None and peers < 1:
-            raise ValueError(
-                "`peers` counts the samples that make the teacher of a class. "
-                f"Received: peers={peers}. Expected: at least 1, or None for all."
-            )
         self.student_weight = student_weight
         self.teacher_weight = teacher_weight
         self.temperature = temperature
-        self.peers = peers
+        self.peers = None if peers is None else count("peers", peers)
         super().__init__(student, num_samples, mini_generation_epochs, from_logits, name)
 
     def build(self, input_shape: Any = None) -> None:

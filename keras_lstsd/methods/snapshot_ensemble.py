@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lstsd.arguments import count
 from keras_lstsd.data.indexing import without_index
 from keras_lstsd.losses import SMALLEST
 from keras_lstsd.self_distillation import SelfDistillation
@@ -53,12 +54,7 @@ class SnapshotEnsemble(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
-        if keep < 1:
-            raise ValueError(
-                "`keep` counts the networks that vote. "
-                f"Received: keep={keep}. Expected: at least 1 (the student alone)."
-            )
-        self.keep = keep
+        self.keep = count("keep", keep)
         super().__init__(student, num_samples, mini_generation_epochs, from_logits, name)
 
     def build(self, input_shape: Any = None) -> None:

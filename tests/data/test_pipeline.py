@@ -98,9 +98,11 @@ def test_a_dataset_yields_the_same_batches(steps_per_epoch):
 
 
 def test_arrays_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"\[9, 10\] rows"):
+    with pytest.raises(ValueError, match=r"\[\(9,\), \(10,\)\]"):
         SampleBatches(X, Y[:9])
     with pytest.raises(ValueError, match="at least 1"):
         SampleBatches(X[:0], Y[:0])
+    with pytest.raises(ValueError, match=r"write `np.asarray\(x\)`"):
+        SampleBatches(X.tolist(), Y)
     with pytest.raises(ValueError, match="batch_size=0"):
         SampleBatches(X, Y, batch_size=0)

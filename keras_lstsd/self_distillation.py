@@ -2,6 +2,7 @@
 
 import inspect
 import random
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import keras
@@ -88,7 +89,7 @@ class SelfDistillation(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not isinstance(student, keras.Layer) or isinstance(student, SelfDistillation):
+        if not isinstance(student, keras.Model) or isinstance(student, SelfDistillation):
             raise ValueError(
                 "`student` is the classifier to train. "
                 f"Received: {student!r}. Expected: a plain Keras model with one output of shape "
@@ -99,6 +100,7 @@ class SelfDistillation(keras.Model):
         self.mini_generation_epochs = count("mini_generation_epochs", mini_generation_epochs)
         self.from_logits = from_logits
         self._batches = None
+        self._stops_on_nan = False
         if student.built:
             self.build()
 
@@ -163,7 +165,7 @@ class SelfDistillation(keras.Model):
     @property
     def epoch(self) -> int:
         """The epoch in training or last trained, counted over the model's life; -1 before any."""
-        return int(ops.convert_to_numpy(self._epoch))
+        return int(ops.convert_to_numpy(self._epoch)) if self.built else -1
 
     # === The step ===
 
@@ -183,7 +185,7 @@ class SelfDistillation(keras.Model):
             if sample_weight is not None:
                 guidance = guidance * batch.sample_weight
             # Reduced as a regularizer is: under tf.distribute, divided by the number of replicas.
-            loss = loss + self._aggregate_additional_loss(ops.mean(guidance))
+            loss = loss + self._aggregate_additional_loss(_mean(guidance))
             batch.logs["distillation_loss"] = guidance
         if self.logged:
             self._means.update_state(batch.logs)
@@ -225,6 +227,9 @@ class SelfDistillation(keras.Model):
                 "Expected: shape=(batch,), dtype=int32; call `with_sample_index` on single "
                 "samples, then `batch`."
             )
+        if keras.backend.standardize_dtype(index.dtype) == "int64":
+            index = ops.clip(index, -1, self.num_samples)
+        index = ops.cast(index, "int32")
         logits = self.logits_of(y_pred)
         outside = (index < 0) | (index >= self.num_samples)
         # A logit of minus infinity is a class ruled out, and leaves this finite.
@@ -244,8 +249,7 @@ class SelfDistillation(keras.Model):
         self._epoch.assign(epoch)
         self._faults.assign([0, 0])
         if self._batches is not None:
-            self._batches.epoch = epoch
-            self._batches.seed = int(ops.convert_to_numpy(self._shuffle_seed))
+            self._batches.begin_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))
         if epoch > 0:
             self.on_epoch_edge(epoch)
             if epoch % self.mini_generation_epochs == 0:
@@ -262,7 +266,7 @@ class SelfDistillation(keras.Model):
                 f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "
                 "num_samples=<size of the training set>)`."
             )
-        if not_finite and not self.stop_training:
+        if not_finite and not self._stops_on_nan:
             raise ValueError(
                 f"The student's outputs must be finite. Received: NaN or infinity for {not_finite}"
                 f" samples in epoch {self.epoch}; they were not stored. Expected: finite inputs "
@@ -298,10 +302,13 @@ class SelfDistillation(keras.Model):
         Raises:
             ValueError: for data without an index, or with more samples than `num_samples`.
         """
-        if y is None and hasattr(x, "shape"):
+        is_dataset = hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset)
+        if (y is None and hasattr(x, "shape")) or (y is not None and is_dataset):
             raise ValueError(
-                f"Labels are missing. Received: x of shape {tuple(x.shape)} and y=None. "
-                "Expected: `model.fit(x_train, y_train)`."
+                "Labels come beside arrays, and inside data sets. "
+                f"Received: x={type(x).__name__}, y={type(y).__name__}. Expected: "
+                "`model.fit(x_train, y_train)`, or `model.fit(train)` with a data set of "
+                "({'inputs': x, 'sample_index': i}, y)."
             )
         if y is not None:
             arrays = (x, y, sample_weight)
@@ -313,36 +320,71 @@ class SelfDistillation(keras.Model):
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
             )
-            steps_per_epoch = None
+            sample_weight, validation_split, steps_per_epoch = None, 0.0, None
+        # The order of our own batches and of a tf.data.Dataset is in the data.
+        shuffle = shuffle and not isinstance(x, SampleBatches) and not hasattr(x, "element_spec")
         self._batches = x if isinstance(x, SampleBatches) else None
         if self._batches is not None:
             self._check_size(x.arrays[0]["sample_index"])
             if keras.backend.backend() == "tensorflow":
                 x = x.tf_dataset()
-        inputs = _first_inputs(x)
-        if inputs is not None and not is_indexed(inputs):
-            raise ValueError(_refusal(inputs))
-        if inputs is not None and not self.built:
-            self.student(keras.tree.map_structure(_symbolic, inputs["inputs"]))
-            self.build()
+        self._check_data(x)
         self._check_loss()
-        self._log_memory()
+        self._tell_memory(verbose)
+        callbacks = _with_rotation(callbacks, self)
+        self._stops_on_nan = any(
+            isinstance(callback, keras.callbacks.TerminateOnNaN)
+            for callback in getattr(callbacks, "callbacks", callbacks)
+        )
         # Where a restored run began; Keras would begin the next `fit` there as well.
         self._initial_epoch = None
-        return super().fit(
-            x,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=_with_rotation(callbacks, self),
-            validation_data=validation_data,
-            shuffle=False,
-            class_weight=class_weight,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size or batch_size,
-            validation_freq=validation_freq,
-        )
+        try:
+            return super().fit(
+                x,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size or batch_size,
+                validation_freq=validation_freq,
+            )
+        finally:
+            self._batches = None
+
+    def _check_data(self, data: Any) -> None:
+        """Refuses a data set without an index; builds a student that is not built from its data."""
+        inputs = None
+        if hasattr(data, "element_spec"):
+            spec = data.element_spec
+            inputs = spec[0] if isinstance(spec, tuple) else spec
+        elif isinstance(data, keras.utils.PyDataset) and not self.built:
+            inputs = data[0][0]
+        if inputs is not None and not is_indexed(inputs):
+            raise ValueError(_refusal(inputs))
+        if self.built:
+            return
+        if inputs is None:
+            raise ValueError(
+                "A generator does not tell the shape of its inputs before it runs. "
+                "Received: a student that is not built. Expected: a built one; write "
+                "`student(x[:1])` before it is wrapped."
+            )
+        with self._scope():
+            self.student(keras.tree.map_structure(_symbolic, inputs["inputs"]))
+            self.build()
+
+    def _scope(self):
+        """Where variables are made: in that of the strategy the model was made in."""
+        if keras.backend.backend() == "tensorflow":
+            return self.distribute_strategy.scope()
+        return nullcontext()
 
     def _check_size(self, sample_index: np.ndarray) -> None:
         """Refuses arrays with more samples than there are rows."""
@@ -357,13 +399,15 @@ class SelfDistillation(keras.Model):
 
     def _check_loss(self) -> None:
         """Refuses a compiled loss that takes the student's logits for probabilities, or back."""
-        loss = (self.get_compile_config() or {}).get("loss")
-        if isinstance(loss, str) and loss.endswith("crossentropy"):
-            expected = False
-        elif isinstance(loss, dict) and isinstance(loss.get("config"), dict):
-            expected = loss["config"].get("from_logits")
+        loss = getattr(self._compile_loss, "_user_loss", None)
+        if isinstance(loss, list | tuple) and len(loss) == 1:
+            loss = loss[0]
+        name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+        if isinstance(loss, keras.losses.Loss):
+            # A loss class of another kind may have no config.
+            expected = getattr(loss, "_fn_kwargs", {}).get("from_logits")
         else:
-            return
+            expected = False if name.endswith("crossentropy") else None
         if expected is not None and expected != self.from_logits:
             puts_out = "logits" if self.from_logits else "probabilities"
             raise ValueError(
@@ -373,18 +417,19 @@ class SelfDistillation(keras.Model):
                 f"from_logits={self.from_logits})`."
             )
 
-    def _log_memory(self) -> None:
+    def _tell_memory(self, verbose: Any) -> None:
+        """One line at first use: beside the progress bars where there are any, else in the log."""
         tables = [layer for layer in self._flatten_layers() if isinstance(layer, SampleTable)]
-        if tables and self.epoch < 0:
-            mebibytes = sum(table.mebibytes for table in tables)
-            logging.info(
-                "%s remembers %d samples x %d classes in %d tables: %.1f MiB.",
-                self.name,
-                self.num_samples,
-                self.num_classes,
-                len(tables),
-                mebibytes,
-            )
+        if not tables or self.epoch >= 0:
+            return
+        line = (
+            f"{self.name} remembers {self.num_samples} samples x {self.num_classes} classes in "
+            f"{len(tables)} tables: {sum(table.mebibytes for table in tables):.1f} MiB."
+        )
+        if verbose and keras.config.is_interactive_logging_enabled():
+            print(line)
+        else:
+            logging.info(line)
 
     # === Saving and serving ===
 
@@ -467,12 +512,9 @@ class _Means(keras.metrics.Metric):
         return {name: means[number] for number, name in enumerate(self.names)}
 
 
-def _first_inputs(data: Any) -> Any:
-    """Inputs of a batch of a data set, or their specs; None where that takes from an iterator."""
-    if hasattr(data, "element_spec"):
-        spec = data.element_spec
-        return spec[0] if isinstance(spec, tuple) else spec
-    return data[0][0] if isinstance(data, keras.utils.PyDataset) else None
+def _mean(values: Any) -> Any:
+    """The mean, 0 for an empty batch, which a replica may get as its part of a last one."""
+    return ops.divide_no_nan(ops.sum(values), ops.cast(ops.shape(values)[0], "float32"))
 
 
 def _symbolic(tensor: Any) -> keras.KerasTensor:
@@ -483,8 +525,9 @@ def _symbolic(tensor: Any) -> keras.KerasTensor:
 def _refusal(x: Any) -> str:
     return (
         "Training data must carry the index of each sample. "
-        f"Received: x={x}. Expected: x={{'inputs': ..., 'sample_index': int32 (batch,)}}; write "
-        "`train = keras_lstsd.data.with_sample_index(train)` before `shuffle` and `batch`."
+        f"Received: x={x}. Expected: x={{'inputs': ..., 'sample_index': int32 (batch,)}}; for a "
+        "tf.data.Dataset write `train = keras_lstsd.data.with_sample_index(train)` before "
+        "`shuffle` and `batch`, from a PyDataset or generator yield that dict."
     )
 
 

@@ -11,8 +11,8 @@ from keras import ops
 class Snapshot(keras.layers.Layer):
     """One more set of the student's weights, BatchNorm's statistics included.
 
-    It holds nothing until `take` or `average` was called. Seeds and other integer states are not
-    copied: they belong to the student.
+    Until `take` or `average` was called it holds the weights it was made with, and `known` is
+    false. Seeds and other integer states are not copied: they belong to the student.
 
     Args:
         student: the model whose weights are copied; it must be built.
@@ -25,18 +25,23 @@ class Snapshot(keras.layers.Layer):
 
     def __init__(self, student: keras.Model, name: str | None = None):
         super().__init__(trainable=False, dtype="float32", name=name)
-        self.updates = self._add("updates", (), "int32")
+        self.updates = self._add("updates", "zeros", (), "int32")
         self.copies = [
-            self._add(f"copy_{number}", weight.shape, weight.dtype)
+            self._add(
+                f"copy_{number}",
+                lambda shape, dtype, weight=weight: ops.copy(weight),
+                weight.shape,
+                weight.dtype,
+            )
             for number, weight in enumerate(_floats(student))
         ]
         self.built = True
 
-    def _add(self, name: str, shape: tuple, dtype: str) -> keras.Variable:
+    def _add(self, name: str, initializer: Any, shape: tuple, dtype: str) -> keras.Variable:
         # Equal on all replicas, so the first one speaks for all.
         return self.add_weight(
             shape=shape,
-            initializer="zeros",
+            initializer=initializer,
             dtype=dtype,
             trainable=False,
             autocast=False,

@@ -78,11 +78,13 @@ def last_activation(student: Any) -> str | None:
 
 def logits(outputs: Any, from_logits: bool) -> Any:
     """The student's outputs as float32 logits (or log-probabilities) `[batch, classes]`."""
+    # What underflows in float16 is not known to be smaller than its rounding.
+    is_half = keras.backend.standardize_dtype(outputs.dtype) == "float16"
     outputs = ops.cast(outputs, "float32")
     one_unit = outputs.shape[-1] == 1
     if from_logits:
         return ops.pad(outputs, ((0, 0), (1, 0))) if one_unit else outputs
-    log_probs = ops.log(ops.maximum(outputs, SMALLEST))
+    log_probs = ops.log(ops.maximum(outputs, ROUNDING if is_half else SMALLEST))
     if one_unit:
         complement = ops.log(ops.maximum(1 - outputs, ROUNDING))
         return ops.concatenate([complement, log_probs], axis=-1)
@@ -95,14 +97,19 @@ def input_signature(student: keras.Model) -> list:
         return [_input_spec(tensor) for tensor in student.inputs]
     if hasattr(student, "output_names"):
         return [keras.tree.map_structure(_input_spec, student.input)]
-    shape = student.get_build_config()["input_shape"]
-    return [keras.layers.InputSpec(shape=(None, *shape[1:]), dtype=student.input_dtype)]
+    return [keras.tree.map_structure(_input_spec, _symbolic_inputs(student))]
+
+
+def _symbolic_inputs(student: keras.Model) -> Any:
+    """Of a subclassed model, which keeps the shapes of its first inputs alone."""
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), student.input_dtype, name="inputs"),
+        student.get_build_config()["input_shape"],
+    )
 
 
 def _traced_output_shape(student: keras.Model) -> Any:
-    """Of a subclassed model, which keeps the shape of its first inputs alone."""
-    shape = student.get_build_config()["input_shape"]
-    outputs = student(keras.KerasTensor((None, *shape[1:]), student.input_dtype))
+    outputs = student(_symbolic_inputs(student))
     return keras.tree.map_structure(lambda tensor: tensor.shape, outputs)
 
 

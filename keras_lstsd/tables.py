@@ -107,7 +107,7 @@ class SampleTable(keras.layers.Layer):
 class ClassTable(keras.layers.Layer):
     """One row of log-probabilities per class, averaged over samples of that class.
 
-    `gather` adds a batch to sums that are being collected; `rotate` turns the sums into rows and
+    `collect` adds a batch to sums; `rotate` turns the sums into rows and
     begins anew. A class of which nothing was collected keeps its row; one that never had any is
     unknown and teaches nothing.
 
@@ -118,7 +118,7 @@ class ClassTable(keras.layers.Layer):
 
     Example:
         >>> table = keras_lstsd.tables.ClassTable(num_classes=10, peers=5)
-        >>> table.gather(labels, probabilities)
+        >>> table.collect(labels, probabilities)
         >>> table.rotate()
         >>> log_probs, known = table.read(labels)
     """
@@ -149,7 +149,7 @@ class ClassTable(keras.layers.Layer):
         rows = ops.stop_gradient(ops.take(self.rows, labels, axis=0))
         return rows, rows[:, 0] <= 0
 
-    def gather(self, labels: Any, probabilities: Any) -> None:
+    def collect(self, labels: Any, probabilities: Any) -> None:
         """Collects probabilities `[batch, classes]` of samples of the classes int `[batch]`."""
         probabilities = ops.stop_gradient(probabilities)
         labels, probabilities = _from_all_replicas(labels, probabilities)
@@ -170,10 +170,10 @@ class ClassTable(keras.layers.Layer):
         means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
         rows = ops.convert_to_tensor(self.rows)
         self.rows.assign(ops.where(counts > 0, ops.minimum(means, 0.0), rows))
-        self.clear()
+        self.drop()
 
-    def clear(self) -> None:
-        """Forgets what was collected."""
+    def drop(self) -> None:
+        """Forgets what was collected since the last rotation."""
         self.sums.assign(ops.zeros(self.sums.shape))
 
 

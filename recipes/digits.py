@@ -67,7 +67,8 @@ def main(argv):
     methods = comparison.names("method", METHOD.value, list(METHODS))
     seeds, epochs = (2, 3) if SMOKE.value else (SEEDS.value, EPOCHS.value)
     settings = {"epochs": epochs, "wrong_labels": WRONG_LABELS.value}
-    results = comparison.Results(Path(OUTPUT_DIR.value) / "results.json", settings)
+    folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
+    results = comparison.Results(folder / "results.json", settings)
     runs = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
     done = comparison.train_all(runs, results, lambda run: train(run, **settings), "digits")
     share = round(100 * WRONG_LABELS.value)

@@ -104,12 +104,12 @@ def main(argv):
     settings = {
         flag.name: flag.value
         for flag in (EPOCHS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE, EMBEDDING_DIM, FILTERS)
-    } | {"smoke": SMOKE.value}
+    }
     if SMOKE.value:
         settings["epochs"] = 2
     seeds = 1 if SMOKE.value else SEEDS.value
-    results = comparison.Results(Path(OUTPUT_DIR.value) / "results.json", settings)
-    done = True
+    folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
+    results = comparison.Results(folder / "results.json", settings)
     for task in tasks:
         data = Encoded(task, DATA_DIR.value, rows=64 if SMOKE.value else None)
         runs = [
@@ -121,7 +121,9 @@ def main(argv):
         def train_one(run, data=data):
             return train(run, data, settings)
 
-        done = done and comparison.train_all(runs, results, train_one, "glue")
+        done = comparison.train_all(runs, results, train_one, "glue")
+        if not done:
+            break
     lines = []
     for task in tasks:
         paper = {method: row[task] for method, row in PAPER.items()}

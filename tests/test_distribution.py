@@ -48,6 +48,28 @@ def test_two_replicas_follow_one_device(two_replicas):
             np.testing.assert_allclose(copy.numpy()[:SAMPLES], rows, atol=1e-5)
 
 
+def test_a_last_batch_that_leaves_a_replica_empty_leaves_the_logs_finite(two_replicas):
+    x, y = np.concatenate([X, X[:1]]), np.concatenate([Y, Y[:1]])
+    with two_replicas.scope():
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        made = LSTSD(network, 25, mini_generation_epochs=1)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        made.compile("sgd", loss)
+    logs = made.fit(x, y, batch_size=8, epochs=3, verbose=0).history
+    assert 0.1 < logs["loss"][-1] < 5
+    assert logs["teacher_coverage"] == [0, 1, 1]
+    assert made.pending.numpy()[1].all()
+
+
+def test_a_student_that_is_not_built_is_built_in_the_strategys_scope(two_replicas):
+    with two_replicas.scope():
+        made = LSTSD(keras.Sequential([keras.layers.Dense(3)]), SAMPLES, mini_generation_epochs=1)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        made.compile("sgd", loss)
+    made.fit(X, Y, batch_size=8, epochs=2, verbose=0)
+    assert len(made.pending.rows.value.values) == 2
+
+
 def test_bad_indices_of_all_replicas_are_counted(two_replicas):
     import tensorflow as tf
 

@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_without_weights_training_is_plain_fit_bit_for_bit(cls, jit_compile):
     plain = compiled(student(), **options)
     batches = SampleBatches(X, Y, weights, 7, seed=int(model._shuffle_seed.value))
     tell = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)
+        on_epoch_begin=lambda epoch, logs: batches.begin_epoch(epoch)
     )
     plain.fit(Plain(batches), epochs=4, verbose=0, shuffle=False, callbacks=[tell])
     weights_equal(model.student, plain)
@@ -170,6 +171,22 @@ def test_a_subclassed_student_trains_with_from_logits():
     assert LSTSD(network, SAMPLES, from_logits=True).pending.rows.shape == (SAMPLES + 1, CLASSES)
 
 
+def test_a_subclassed_student_takes_a_dict():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(CLASSES)
+
+        def call(self, inputs):
+            return self.dense(inputs["a"] + inputs["b"])
+
+    x = {"a": X, "b": X}
+    model = LSTSD(Net(), SAMPLES, from_logits=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compiled(model, loss=loss).fit(x, Y, verbose=0)
+    assert model.pending.numpy()[1].all()
+
+
 def test_evaluation_and_prediction_change_nothing_and_take_both_layouts():
     model = compiled(lstsd(), metrics=["accuracy"])
     model.fit(X, Y, epochs=2, verbose=0)
@@ -182,15 +199,11 @@ def test_evaluation_and_prediction_change_nothing_and_take_both_layouts():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_the_tables_memory_is_told_once(caplog):
-    from absl import logging
-
-    logging.set_verbosity(logging.INFO)
+def test_the_tables_memory_is_told_once(capsys):
     model = compiled(LSTSD(student(), 2**20 // 12 - 1))
-    with caplog.at_level("INFO"):
-        model.fit(X, Y, epochs=2, verbose=0)
-        model.fit(X, Y, verbose=0)
-    lines = [line for line in caplog.messages if "MiB" in line]
+    model.fit(X, Y, epochs=2, verbose=2)
+    model.fit(X, Y, verbose=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "MiB" in line]
     assert len(lines) == 1
     assert lines[0].endswith("x 3 classes in 3 tables: 3.0 MiB.")
 
@@ -340,6 +353,8 @@ def test_terminate_on_nan_stops_without_another_error():
     [
         (None, "sparse_categorical_crossentropy"),
         (None, keras.losses.SparseCategoricalCrossentropy()),
+        (None, keras.losses.sparse_categorical_crossentropy),
+        (None, ["sparse_categorical_crossentropy"]),
         ("softmax", keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
     ],
 )
@@ -349,12 +364,53 @@ def test_a_loss_that_takes_logits_for_probabilities_is_refused(last, loss):
         model.fit(X, Y)
 
 
+def test_losses_of_the_users_own_are_taken():
+    def own(y, p):
+        return keras.losses.sparse_categorical_crossentropy(y, p)
+
+    for loss in (own, functools.partial(own), keras.losses.Poisson()):
+        y = np.eye(CLASSES)[Y] if isinstance(loss, keras.losses.Loss) else Y
+        history = compiled(lstsd(), loss=loss).fit(X, y, epochs=2, verbose=0).history
+        assert history["distillation_loss"][1] > 0
+
+
+def test_labels_in_the_wrong_place_and_arguments_keras_refuses_are_refused():
+    data = Indexed(X, np.arange(SAMPLES, dtype="int32"))
+    with pytest.raises(ValueError, match="Labels come beside arrays, and inside data sets"):
+        compiled(lstsd()).fit(data, Y)
+    with pytest.raises(ValueError, match="sample_weight"):
+        compiled(lstsd()).fit(data, sample_weight=np.ones(SAMPLES))
+
+
+def test_a_student_that_is_not_built_cannot_come_with_a_generator():
+    model = compiled(LSTSD(keras.Sequential([layers.Dense(3)]), SAMPLES))
+    assert model.epoch == -1
+    with pytest.raises(ValueError, match=r"write `student\(x\[:1\]\)`"):
+        model.fit(iter([]))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
+def test_every_integer_will_do_as_index(dtype):
+    model = compiled(lstsd())
+    model.fit(Indexed(X, np.arange(SAMPLES).astype(dtype)), epochs=2, verbose=0)
+    assert model.pending.numpy()[1].all()
+
+
+def test_nan_is_told_also_when_something_else_stops_the_training():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        compiled(lstsd()).fit(np.full_like(X, np.nan), Y, verbose=0, callbacks=[Stop()])
+
+
 def test_what_is_no_student_is_refused():
     with pytest.raises(ValueError, match="`student` is the classifier"):
         LSTSD("resnet", SAMPLES)
     with pytest.raises(ValueError, match="wrapped already"):
         LSTSD(lstsd(), SAMPLES)
-    with pytest.raises(ValueError, match="Labels are missing"):
+    with pytest.raises(ValueError, match="Labels come beside arrays"):
         compiled(lstsd()).fit(X)
     with pytest.raises(ValueError, match="softmax over one unit"):
         LSTSD(student(units=1), SAMPLES)

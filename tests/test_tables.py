@@ -76,8 +76,8 @@ def test_an_unknown_dtype_is_refused():
 def test_classes_keep_the_mean_of_what_was_collected():
     table = ClassTable(3)
     first, second = np.array([[0.2, 0.8, 0], [0.4, 0.6, 0]]), np.array([[0.1, 0.2, 0.7]])
-    table.gather(np.array([1, 1]), first.astype("float32"))
-    table.gather(np.array([2]), second.astype("float32"))
+    table.collect(np.array([1, 1]), first.astype("float32"))
+    table.collect(np.array([2]), second.astype("float32"))
     assert not ops.convert_to_numpy(table.read(np.array([1]))[1]).any()
     table.rotate()
     log_probs, known = table.read(np.array([0, 1, 2]))
@@ -88,9 +88,9 @@ def test_classes_keep_the_mean_of_what_was_collected():
 
 def test_a_class_not_met_keeps_its_row_and_collecting_begins_anew():
     table = ClassTable(2)
-    table.gather(np.array([0, 1]), np.array([[0.9, 0.1], [0.5, 0.5]], "float32"))
+    table.collect(np.array([0, 1]), np.array([[0.9, 0.1], [0.5, 0.5]], "float32"))
     table.rotate()
-    table.gather(np.array([1]), np.array([[0.2, 0.8]], "float32"))
+    table.collect(np.array([1]), np.array([[0.2, 0.8]], "float32"))
     table.rotate()
     log_probs, _ = table.read(np.array([0, 1]))
     np.testing.assert_allclose(
@@ -102,7 +102,7 @@ def test_the_first_peers_count_also_over_batches():
     table = ClassTable(2, peers=3)
     for value in (0.1, 0.2):
         rows = np.array([[value, 1 - value]] * 2, "float32")
-        table.gather(np.array([0, 0]), rows)
+        table.collect(np.array([0, 0]), rows)
     table.rotate()
     log_probs, known = table.read(np.array([0, 1]))
     np.testing.assert_allclose(np.exp(ops.convert_to_numpy(log_probs))[0, 0], 0.4 / 3, rtol=1e-5)
@@ -111,7 +111,7 @@ def test_the_first_peers_count_also_over_batches():
 
 def test_what_is_not_finite_is_not_collected():
     table = ClassTable(2)
-    table.gather(np.array([0, 0]), np.array([[np.nan, 0.5], [0.3, 0.7]], "float32"))
+    table.collect(np.array([0, 0]), np.array([[np.nan, 0.5], [0.3, 0.7]], "float32"))
     table.rotate()
     log_probs, _ = table.read(np.array([0]))
     np.testing.assert_allclose(np.exp(ops.convert_to_numpy(log_probs)), [[0.3, 0.7]], atol=1e-6)

@@ -38,12 +38,12 @@ def with_sample_index(dataset: Any) -> Any:
     """
     import tensorflow as tf
 
-    spec = dataset.element_spec
+    spec = getattr(dataset, "element_spec", type(dataset).__name__)
     if not isinstance(spec, tuple) or len(spec) not in (2, 3):
         raise ValueError(
             "`with_sample_index` numbers labelled samples. "
-            f"Received elements of the form {spec}. Expected: tuples (x, y) or "
-            "(x, y, sample_weight); for a dict write `dataset.map(lambda d: (d['x'], d['y']))`."
+            f"Received elements of the form {spec}. Expected: a tf.data.Dataset of tuples (x, y) "
+            "or (x, y, sample_weight); for a dict write `dataset.map(lambda d: (d['x'], d['y']))`."
         )
     if is_indexed(spec[0]):
         raise ValueError(

@@ -51,7 +51,7 @@ class SampleBatches(keras.utils.PyDataset):
         sample_weight: None or array `[samples]`.
         batch_size: samples a batch; the last one may be smaller.
         shuffle: False keeps the order of the arrays in every epoch.
-        seed: integer.
+        seed: integer; None takes the seed of the model that is fitted.
         steps_per_epoch: None for one pass over the samples; else an epoch is that many full
             batches of an endless stream of passes.
 
@@ -70,7 +70,7 @@ class SampleBatches(keras.utils.PyDataset):
         sample_weight: Any = None,
         batch_size: int = 32,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         steps_per_epoch: int | None = None,
     ):
         super().__init__()
@@ -96,7 +96,7 @@ class SampleBatches(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
-        self.epoch = 0
+        self.begin_epoch(0)
 
     @property
     def num_batches(self) -> int:
@@ -104,6 +104,12 @@ class SampleBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return self.num_batches
+
+    def begin_epoch(self, epoch: int, seed: int = 0) -> None:
+        """Goes to an epoch; `seed` decides its order where the batches have none of their own."""
+        self.epoch = epoch
+        self._seed = seed if self.seed is None else self.seed
+        self._order = None
 
     def epoch_order(self) -> np.ndarray:
         """Rows in the order in which the present epoch draws them, int32."""
@@ -117,8 +123,8 @@ class SampleBatches(keras.utils.PyDataset):
         return stream[first - skipped : last - skipped]
 
     def __getitem__(self, step: int) -> tuple:
-        if step == 0 or getattr(self, "_order_of", None) != (self.seed, self.epoch):
-            self._order, self._order_of = self.epoch_order(), (self.seed, self.epoch)
+        if self._order is None:
+            self._order = self.epoch_order()
         index = self._order[step * self.batch_size : (step + 1) * self.batch_size]
         return keras.tree.map_structure(lambda array: array[index], self.arrays)
 
@@ -147,7 +153,7 @@ class SampleBatches(keras.utils.PyDataset):
 
     def _pass_order(self, number: int) -> np.ndarray:
         if self.shuffle:
-            return sample_order(self.seed, number, self.num_samples)
+            return sample_order(self._seed, number, self.num_samples)
         return np.arange(self.num_samples, dtype=np.int32)
 
 

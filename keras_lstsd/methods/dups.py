@@ -102,11 +102,11 @@ class DUPS(SelfDistillation):
 
     def remember(self, batch: Batch) -> None:
         softened = ops.exp(log_softmax(batch.logits, self.temperature))
-        self.class_table.gather(self.labels(batch), softened)
+        self.class_table.collect(self.labels(batch), softened)
 
     def on_epoch_edge(self, epoch: int) -> None:
         if epoch % self.mini_generation_epochs:
-            self.class_table.clear()
+            self.class_table.drop()
 
     def on_generation_edge(self, generation: int) -> None:
         self.class_table.rotate()

@@ -19,12 +19,20 @@ class SingleTeacherLSTSD(LSTSD):
     inference mode. The paper's ablation for the worth of many teachers: it costs two sets of
     weights and two forward passes a step.
 
+    Logs: as `LSTSD`.
+
     Args: as `LSTSD`, less `table_dtype`.
+
+    Raises:
+        ValueError: as `LSTSD`.
 
     Example:
         >>> model = keras_lstsd.SingleTeacherLSTSD(student, num_samples=len(x_train))
 
     Source: Jiang et al. 2020, "Analysis of Model Variants" and Table 3.
+
+    Differences from the paper: it does not say whether a teacher drops units and uses batch
+    statistics; here it does not.
     """
 
     def __init__(

@@ -43,6 +43,9 @@ class SnapshotEnsemble(SelfDistillation):
         >>> model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
 
     Source: Huang et al. 2017; Jiang et al. 2020, "Baselines".
+
+    Differences from the papers: in mid-training the student as it stands votes too, so that
+    validation has something to show in the first cycle.
     """
 
     def __init__(
@@ -78,6 +81,23 @@ class SnapshotEnsemble(SelfDistillation):
             total = total + votes * self._probabilities(snapshot.outputs(self.student, x))
             voters = voters + votes
         return self._outputs(total / voters)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """As `SelfDistillation.export`, with all votes; on TensorFlow, as a SavedModel.
+
+        Raises:
+            NotImplementedError: for another format or backend.
+        """
+        if self.snapshots and (
+            format != "tf_saved_model" or keras.backend.backend() != "tensorflow"
+        ):
+            raise NotImplementedError(
+                "The votes of several snapshots are exported as a SavedModel on TensorFlow. "
+                f"Received: format={format!r} on {keras.backend.backend()}. Expected: to load the "
+                "saved model with KERAS_BACKEND=tensorflow and export it there, or "
+                "`model.student.export(...)` for the last snapshot alone."
+            )
+        super().export(filepath, format, **kwargs)
 
     def _probabilities(self, outputs: Any) -> Any:
         outputs = ops.cast(outputs, "float32")

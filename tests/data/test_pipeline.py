@@ -59,25 +59,32 @@ def test_batches_hold_each_sample_once_with_its_own_rows():
 def test_epochs_differ_and_come_again():
     batches = SampleBatches(X, Y, batch_size=4, seed=1)
     first = drawn(batches)
-    batches.epoch = 5
+    batches.begin_epoch(5)
     assert drawn(batches) != first
-    batches.epoch = 0
+    batches.begin_epoch(0)
     assert drawn(batches) == first
     unshuffled = SampleBatches(X, Y, batch_size=4, shuffle=False)
     assert flat(unshuffled) == list(range(10))
+
+
+def test_batches_without_a_seed_take_the_models():
+    free, bound = SampleBatches(X, Y), SampleBatches(X, Y, seed=5)
+    free.begin_epoch(2, 5)
+    bound.begin_epoch(2, 99)
+    assert flat(free) == flat(bound) == sample_order(5, 2, 10).tolist()
 
 
 def test_steps_per_epoch_cut_an_endless_stream_of_passes():
     passes = SampleBatches(X, Y, batch_size=10, seed=1)
     stream = []
     for number in range(3):
-        passes.epoch = number
+        passes.begin_epoch(number)
         stream += flat(passes)
     batches = SampleBatches(X, Y, batch_size=4, seed=1, steps_per_epoch=3)
     assert len(batches) == 3
     found = []
     for epoch in range(2):
-        batches.epoch = epoch
+        batches.begin_epoch(epoch)
         found += flat(batches)
     assert found == stream[:24]
 
@@ -90,7 +97,7 @@ def test_a_dataset_yields_the_same_batches(steps_per_epoch):
     data = batches.tf_dataset()
     assert int(data.cardinality()) == len(batches)
     for epoch in (0, 1, 0):
-        batches.epoch = epoch
+        batches.begin_epoch(epoch)
         for step, element in enumerate(data.as_numpy_iterator()):
             found, expected = keras.tree.flatten(element), keras.tree.flatten(batches[step])
             for a, b in zip(found, expected, strict=True):

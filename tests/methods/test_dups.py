@@ -82,6 +82,25 @@ def test_one_hot_labels_teach_alike():
     np.testing.assert_array_equal(frozen(None)[0], frozen(None, y=np.eye(CLASSES)[Y])[0])
 
 
+def test_sample_weights_weigh_both_parts_of_the_loss():
+    """mean(w_i (0.8 CE_i + 0.2 KL_i)) once the classes have teachers."""
+    keras.utils.set_random_seed(0)
+    student = linear_student()
+    model = DUPS(student, SAMPLES, mini_generation_epochs=1, temperature=2.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    weights = np.linspace(0, 3, SAMPLES).astype("float32")
+    model.fit(X, Y, batch_size=BATCH, verbose=0)
+    logs = model.fit(X, Y, sample_weight=weights, batch_size=SAMPLES, verbose=0).history
+    kernel, bias = student.get_weights()
+    logits = X @ kernel + bias
+    peers = np.log([oracles.softmax(logits / 2.0)[label == Y].mean(0) for label in range(CLASSES)])
+    kl, _ = oracles.kl(logits, peers[Y], 2.0, "forward")
+    cross_entropy, _ = oracles.cross_entropy(logits, Y)
+    expected = np.mean(weights * (0.8 * cross_entropy + 0.2 * kl))
+    np.testing.assert_allclose(logs["loss"], [expected], rtol=1e-4)
+
+
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="peers=0"):
         DUPS(linear_student(), SAMPLES, peers=0)

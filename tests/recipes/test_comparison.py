@@ -2,8 +2,11 @@ import json
 import random
 import statistics
 
+import keras
+import numpy as np
 import pytest
 
+from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
 SETTINGS = {"epochs": 3}
@@ -72,3 +75,27 @@ def test_names_of_a_flag():
     assert comparison.names("task", "b", ["a", "b"]) == ["b"]
     with pytest.raises(SystemExit, match="No such task.*c.*a, b"):
         comparison.names("task", "a,c", ["a", "b"])
+
+
+def test_methods_get_their_learning_rate_and_loss():
+    def compiled(name, epochs):
+        method = METHODS[name]
+        student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model = method.cls(student, num_samples=10, **method.settings(epochs))
+        return comparison.compiled(model, method, "sgd", 0.1, epochs, batch_size=4)
+
+    plain = compiled("vanilla", 20)
+    assert float(plain.optimizer.learning_rate.numpy()) == pytest.approx(0.1)
+    cyclic = compiled("snapshot_ensemble", 20)
+    assert cyclic.mini_generation_epochs == 4
+    # 5 cycles of 4 epochs of 3 steps: the floor at the end of each.
+    rate = cyclic.optimizer._learning_rate
+    found = [float(rate(step)) for step in range(60)]
+    assert [step for step, value in enumerate(found) if value < 1e-6] == [11, 23, 35, 47, 59]
+    assert compiled("dups", 160).mini_generation_epochs == 16
+    assert compiled("lstsd", 20).temperature == 1.0
+    smooth = compiled("label_smoothing", 20)
+    y, logits = np.array([[1.0, 0.0]]), np.array([[2.0, 0.0]])
+    loss = float(smooth.compute_loss(None, y, logits, training=False))
+    log_p = logits - np.log(np.exp(logits).sum())
+    assert loss == pytest.approx(-(0.95 * log_p[0, 0] + 0.05 * log_p[0, 1]), rel=1e-5)

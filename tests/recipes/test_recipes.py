@@ -43,20 +43,20 @@ def glue_folder(tmp_path):
 
 
 def test_digits(tmp_path):
-    result = start("digits", "--smoke", f"--output_dir={tmp_path}")
+    result = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
     assert "paired difference to vanilla" in result.stdout
     assert "min left" in result.stderr
-    assert [run["method"] for run in runs_in(tmp_path)] == ["vanilla", "lstsd"] * 2
-    again = start("digits", "--smoke", f"--output_dir={tmp_path}")
+    assert [run["method"] for run in runs_in(tmp_path / "digits-smoke")] == ["vanilla", "lstsd"] * 2
+    again = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
     assert "4 of 4 runs are done already" in again.stderr
 
 
 def test_glue(tmp_path, glue_folder):
-    flags = ("--smoke", f"--data_dir={glue_folder}", f"--output_dir={tmp_path}")
+    flags = ("--smoke", f"--data_dir={glue_folder}", f"--output_dir={tmp_path}/out")
     result = start("glue", "--task=rte", *flags)
     assert "RTE, accuracy on dev" in result.stdout
-    assert "57.40" in (tmp_path / "table.md").read_text()
-    assert {run["task"] for run in runs_in(tmp_path)} == {"rte"}
+    assert "57.40" in (tmp_path / "out-smoke/table.md").read_text()
+    assert {run["task"] for run in runs_in(tmp_path / "out-smoke")} == {"rte"}
 
 
 def test_nonsense_is_told(tmp_path):

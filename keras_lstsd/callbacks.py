@@ -15,7 +15,7 @@ class RotateTeachers(keras.callbacks.Callback):
         ValueError: when it is given to a model that has no teachers.
 
     Example:
-        >>> model.fit(x, y, epochs=12, callbacks=[keras_lstsd.RotateTeachers()])
+        >>> model.fit(x_train, y_train, epochs=12, callbacks=[keras_lstsd.RotateTeachers()])
 
     Source: Jiang et al. 2020, Algorithm 1, lines 1-2 and 14-16.
     """

@@ -301,6 +301,9 @@ class SelfDistillation(keras.Model):
 
         Raises:
             ValueError: for data without an index, or with more samples than `num_samples`.
+
+        Example:
+            >>> model.fit(x_train, y_train, epochs=3, validation_split=0.1)
         """
         is_dataset = hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset)
         if (y is None and hasattr(x, "shape")) or (y is not None and is_dataset):

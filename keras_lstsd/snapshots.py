@@ -20,7 +20,7 @@ class Snapshot(keras.layers.Layer):
     Example:
         >>> snapshot = keras_lstsd.snapshots.Snapshot(student)
         >>> snapshot.take(student)
-        >>> outputs = snapshot.outputs(student, x)      # of the weights as they were
+        >>> outputs = snapshot.outputs(student, x_test)      # of the weights as they were
     """
 
     def __init__(self, student: keras.Model, name: str | None = None):

@@ -118,9 +118,9 @@ class ClassTable(keras.layers.Layer):
 
     Example:
         >>> table = keras_lstsd.tables.ClassTable(num_classes=10, peers=5)
-        >>> table.collect(labels, probabilities)
+        >>> table.collect(y_train, student.predict(x_train))
         >>> table.rotate()
-        >>> log_probs, known = table.read(labels)
+        >>> log_probs, known = table.read(y_train)
     """
 
     def __init__(self, num_classes: int, peers: int | None = None, name: str | None = None):

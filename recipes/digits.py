@@ -75,7 +75,7 @@ def main(argv):
     print(
         f"\nAccuracy (%) on 897 clean digits after training on 900 with {share} % wrong labels:\n"
     )
-    print(comparison.method_table(results, methods))
+    print(table)
     print(f"\nResults of each run: {results.path}")
     return 0 if done else comparison.INTERRUPTED
 

@@ -60,7 +60,8 @@ def with_wrong_labels(
         ValueError: when `share` lies outside [0, 1].
 
     Example:
-        >>> y_noisy, is_wrong = with_wrong_labels(y_train, 0.4, num_classes=10, seed=0)
+        >>> digits = keras_lstsd.data.digits
+        >>> y_noisy, is_wrong = digits.with_wrong_labels(y_train, 0.4, num_classes=10, seed=0)
     """
     if not 0 <= share <= 1:
         raise ValueError(

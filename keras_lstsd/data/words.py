@@ -29,7 +29,8 @@ def build_vocabulary(
         min_count: words seen less often are left out.
 
     Example:
-        >>> build_vocabulary(["A dog.", "A cat."])    # {"a": 3, ".": 4, "dog": 5, "cat": 6}
+        >>> keras_lstsd.data.words.build_vocabulary(["A dog.", "A cat."])
+        # {"a": 3, ".": 4, "dog": 5, "cat": 6}
     """
     counts = Counter(word for text in texts for word in split(text))
     # Equal counts stay in the order of first appearance, so the ids are reproducible.
@@ -50,7 +51,8 @@ def encode(
     row.
 
     Example:
-        >>> encode(["A dog.", "A bird."], None, {"a": 3, ".": 4, "dog": 5})
+        >>> vocabulary = {"a": 3, ".": 4, "dog": 5}
+        >>> keras_lstsd.data.words.encode(["A dog.", "A bird."], None, vocabulary)
         # [[3, 5, 4], [3, 1, 4]]
     """
     pairs = [(text,) for text in first] if second is None else zip(first, second, strict=True)

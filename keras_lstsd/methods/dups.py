@@ -43,6 +43,8 @@ class DUPS(SelfDistillation):
 
     Example:
         >>> model = keras_lstsd.DUPS(student, num_samples=len(x_train), peers=5)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: "One Generation Knowledge Distillation by Utilizing Peer Samples", Eq. 2-5, Alg. 1.
 

@@ -48,6 +48,8 @@ class MeanTeacher(SelfDistillation):
 
     Example:
         >>> model = keras_lstsd.MeanTeacher(student, num_samples=len(x_train))
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
         >>> model.evaluate(x_test, y_test, teacher=True)
 
     Source: Tarvainen and Valpola 2017; Jiang et al. 2020, "Baselines".

@@ -28,6 +28,8 @@ class SingleTeacherLSTSD(LSTSD):
 
     Example:
         >>> model = keras_lstsd.SingleTeacherLSTSD(student, num_samples=len(x_train))
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: Jiang et al. 2020, "Analysis of Model Variants" and Table 3.
 

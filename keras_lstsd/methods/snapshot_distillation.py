@@ -44,6 +44,7 @@ class SnapshotDistillation(SelfDistillation):
         >>> rate = keras_lstsd.schedules.CyclicCosine(0.1, 40 * steps, total_steps=164 * steps)
         >>> model = keras_lstsd.SnapshotDistillation(student, num_samples=len(x_train))
         >>> model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+        >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: Yang et al. 2019; Jiang et al. 2020, "Baselines".
 

@@ -40,6 +40,8 @@ class TemporalEnsembling(SelfDistillation):
 
     Example:
         >>> model = keras_lstsd.TemporalEnsembling(student, num_samples=len(x_train))
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: Laine and Aila 2016, Algorithm 2; Jiang et al. 2020, "Baselines".
 

@@ -71,10 +71,10 @@ def main(argv):
     results = comparison.Results(folder / "results.json", settings)
     runs = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
     done = comparison.train_all(runs, results, lambda run: train(run, **settings), "digits")
+    table = comparison.method_table(results, methods)
+    results.path.with_name("table.md").write_text(table + "\n")
     share = round(100 * WRONG_LABELS.value)
-    print(
-        f"\nAccuracy (%) on 897 clean digits after training on 900 with {share} % wrong labels:\n"
-    )
+    print(f"\nAccuracy (%) on 897 clean digits, 900 with {share} % wrong labels trained on:\n")
     print(table)
     print(f"\nResults of each run: {results.path}")
     return 0 if done else comparison.INTERRUPTED

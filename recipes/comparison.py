@@ -27,6 +27,7 @@ class Results:
     """Finished runs in a JSON file: a list of objects, each a run's name and what came of it."""
 
     def __init__(self, path: Path, settings: dict):
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.settings = settings
         self.runs = []
@@ -45,7 +46,6 @@ class Results:
 
     def add(self, run: dict) -> None:
         self.runs.append(run)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}, indent=1))
         os.replace(part, self.path)

@@ -102,10 +102,12 @@ def input_signature(student: keras.Model) -> list:
 
 def _symbolic_inputs(student: keras.Model) -> Any:
     """Of a subclassed model, which keeps the shapes of its first inputs alone."""
-    return keras.tree.map_shape_structure(
+    inputs = keras.tree.map_shape_structure(
         lambda shape: keras.KerasTensor((None, *shape[1:]), student.input_dtype, name="inputs"),
         student.get_build_config()["input_shape"],
     )
+    # Keras keeps a dict as one of its own, which JAX does not know.
+    return dict(inputs) if isinstance(inputs, dict) else inputs
 
 
 def _traced_output_shape(student: keras.Model) -> Any:

@@ -11,8 +11,9 @@ On 2 CPU cores with JAX a run of 50 epochs takes 24 s (RTE), 22 s (MRPC) or 20 s
 for six methods, five seeds and these three tasks. What bounds it is the arithmetic of the
 convolutions, 0.6 GFLOP a step at 80 words, padding included; hence short word vectors (a tenth of
 Kim's 300 is a tenth of the arithmetic), and rows cut at a length that a quarter of the sentences
-exceed, at the most. Words are looked up once, batches are gathered from memory, and JAX compiles the step as a whole;
-TensorFlow spends more per step on the same network, most of all where sentences are short.
+exceed, at the most. Words are looked up once, batches are gathered from memory, and JAX compiles
+the step as a whole; TensorFlow spends more per step on the same network, most of all where
+sentences are short.
 """
 
 from pathlib import Path

@@ -1,0 +1,79 @@
+"""The residual networks for CIFAR of He et al. 2016."""
+
+import keras
+
+from keras_lstsd.backbones.layers import (
+    batch_norm,
+    batch_norm_relu,
+    blocks_per_stage,
+    convolution,
+    logits,
+)
+
+
+def cifar_resnet(
+    depth: int,
+    num_classes: int = 100,
+    input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
+    weight_decay: float = 1e-4,
+    name: str | None = None,
+) -> keras.Model:
+    """A ResNet-20, 32, 56, 110, ... for small images: `[batch, h, w, channels]` -> logits.
+
+    A 3x3 convolution, then stages of 16, 32 and 64 filters with n = (depth - 2) / 6 blocks each,
+
+        y = relu(shortcut(x) + bn(conv3x3(relu(bn(conv3x3(x))))))
+
+    and the mean over positions before one dense layer. The second and third stage start with
+    stride 2; there the shortcut has no parameters (option A): every other row and column of x,
+    with channels of zeros behind its own.
+
+    Trainable parameters (10 classes, 100 classes): ResNet-20 269,722, 275,572; ResNet-32 464,154,
+    470,004; ResNet-56 853,018, 858,868; ResNet-110 1,727,962, 1,733,812.
+
+    Args:
+        depth: 6n + 2, the layers with kernels.
+        num_classes: C.
+        input_shape: height, width and channels of a normalized image; height and width may be None.
+        weight_decay: factor of the kernels in their gradient.
+        name: of the model, "resnet<depth>" when None.
+
+    Returns:
+        A functional model from images to float32 logits `[batch, C]`.
+
+    Raises:
+        ValueError: for a depth that is not 6n + 2, or no number of classes.
+
+    Example:
+        >>> student = keras_lstsd.backbones.cifar_resnet(20)
+
+    Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2;
+    initial weights as in its Torch code, fb.resnet.torch.
+
+    Differences from the paper: weight decay acts on kernels alone, Torch's on all parameters.
+    """
+    blocks = blocks_per_stage(depth, 6, 2, "cifar_resnet(20)")
+    images = keras.Input(input_shape, name="images")
+    x = batch_norm_relu(convolution(images, 16, 3, "stem", weight_decay), "stem")
+    for stage, filters in enumerate((16, 32, 64), 1):
+        for block in range(1, blocks + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            x = _block(x, filters, stride, weight_decay, f"stage{stage}_block{block}")
+    return keras.Model(images, logits(x, num_classes, weight_decay), name=name or f"resnet{depth}")
+
+
+def _block(x, filters, stride, weight_decay, name):
+    y = convolution(x, filters, 3, f"{name}_conv1", weight_decay, stride)
+    y = batch_norm_relu(y, f"{name}_conv1")
+    y = batch_norm(convolution(y, filters, 3, f"{name}_conv2", weight_decay), f"{name}_conv2_bn")
+    if stride > 1:
+        x = _shortcut(x, filters, stride, f"{name}_shortcut")
+    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([x, y]))
+
+
+def _shortcut(x, filters, stride, name):
+    """Option A, of stock layers, so that a saved network loads wherever Keras is."""
+    pool = keras.layers.AveragePooling2D(1, stride, "valid", "channels_last", f"{name}_subsample")
+    # To a layer that takes the channels for first, the last two axes are height and width.
+    zeros = ((0, 0), (0, filters - x.shape[-1]))
+    return keras.layers.ZeroPadding2D(zeros, "channels_first", name=f"{name}_zeros")(pool(x))

@@ -1,0 +1,62 @@
+"""The layers of the image networks in NumPy, at inference, with the weights of a Keras network."""
+
+import numpy as np
+
+
+class Forward:
+    """Calls layers of `network` by name, after giving its normalizations statistics of their own.
+
+    Random scales, offsets, means and variances: any that is swapped or left out shows.
+    """
+
+    def __init__(self, network, seed=0):
+        self.network = network
+        rng = np.random.default_rng(seed)
+        for layer in network.layers:
+            if layer.name.endswith("_bn"):
+                channels = layer.gamma.shape[0]
+                scale, variance = rng.uniform(0.5, 1.5, (2, channels))
+                offset, mean = rng.normal(size=(2, channels))
+                layer.set_weights([scale, offset, mean, variance])
+
+    def conv(self, x, name, stride=1, groups=1):
+        """Pads on all sides alike, and sums over the positions of the kernel."""
+        (kernel,) = self.network.get_layer(name).get_weights()
+        size, _, channels, filters = kernel.shape
+        pad = size // 2
+        padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        height, width = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+        parts = []
+        for group in range(groups):
+            inputs = padded[..., group * channels : (group + 1) * channels]
+            weights = kernel[..., group * filters // groups : (group + 1) * filters // groups]
+            parts.append(
+                sum(
+                    inputs[:, i : i + height : stride, j : j + width : stride] @ weights[i, j]
+                    for i in range(size)
+                    for j in range(size)
+                )
+            )
+        return np.concatenate(parts, -1)
+
+    def bn(self, x, name):
+        gamma, beta, mean, variance = self.network.get_layer(f"{name}_bn").get_weights()
+        return gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta
+
+    def bn_relu(self, x, name):
+        return np.maximum(self.bn(x, name), 0)
+
+    def logits(self, x):
+        kernel, bias = self.network.get_layer("logits").get_weights()
+        return x.mean((1, 2)) @ kernel + bias
+
+    def check(self, images, expected):
+        """The network computes `expected`."""
+        computed = self.network.predict(images, verbose=0)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(computed / scale, expected / scale, atol=1e-4)
+
+
+def trainable(network):
+    """Number of trainable parameters."""
+    return sum(int(np.prod(v.shape)) for v in network.trainable_variables)

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_lstsd.backbones import cifar_resnet
+from tests.backbones.forward import Forward, trainable
+
+IMAGES = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
+
+
+def test_the_network_computes_the_papers_formula():
+    network = cifar_resnet(8, num_classes=5, input_shape=(8, 12, 3))
+    forward = Forward(network)
+    x = forward.bn_relu(forward.conv(IMAGES, "stem"), "stem")
+    for stage, stride in ((1, 1), (2, 2), (3, 2)):
+        name = f"stage{stage}_block1"
+        y = forward.bn_relu(forward.conv(x, f"{name}_conv1", stride), f"{name}_conv1")
+        y = forward.bn(forward.conv(y, f"{name}_conv2"), f"{name}_conv2")
+        shortcut = x[:, ::stride, ::stride]
+        if stride == 2:
+            shortcut = np.concatenate([shortcut, np.zeros_like(shortcut)], -1)
+        x = np.maximum(y + shortcut, 0)
+    assert x.shape == (2, 2, 3, 64)
+    forward.check(IMAGES, forward.logits(x))
+
+
+def test_the_shortcut_is_option_a():
+    network = cifar_resnet(8, input_shape=(8, 12, 3))
+    names = "stage1_block1_relu", "stage2_block1_shortcut_zeros"
+    parts = keras.Model(network.input, [network.get_layer(name).output for name in names])
+    before, after = parts.predict(IMAGES, verbose=0)
+    assert after.shape == (2, 4, 6, 32)
+    np.testing.assert_array_equal(after[..., :16], before[:, ::2, ::2])
+    np.testing.assert_array_equal(after[..., 16:], 0)
+
+
+@pytest.mark.tensorflow  # Counts are the same on any backend.
+@pytest.mark.parametrize(
+    ("depth", "of_10", "of_100"),
+    [
+        (20, 269_722, 275_572),
+        (32, 464_154, 470_004),
+        (56, 853_018, 858_868),
+        (110, 1_727_962, 1_733_812),
+    ],
+)
+def test_parameters(depth, of_10, of_100):
+    n = (depth - 2) // 6
+    kernels = 9 * (3 * 16 + 2 * n * 16**2)
+    for channels in (16, 32):
+        kernels += 9 * (channels * 2 * channels + (2 * n - 1) * (2 * channels) ** 2)
+    body = kernels + 2 * (16 + 2 * n * (16 + 32 + 64))
+    assert (of_10, of_100) == (body + 65 * 10, body + 65 * 100)
+    assert trainable(cifar_resnet(depth)) == of_100
+
+
+@pytest.mark.parametrize("depth", [2, 18, 21, 20.5, "20"])
+def test_other_depths_are_refused(depth):
+    with pytest.raises(ValueError, match="Received: depth="):
+        cifar_resnet(depth)
+
+
+def test_the_refusal_names_a_line_to_write():
+    with pytest.raises(
+        ValueError, match=r"Received: depth=18. Expected: 6n \+ 2.*cifar_resnet\(20"
+    ):
+        cifar_resnet(18)
+    with pytest.raises(ValueError, match="num_classes"):
+        cifar_resnet(20, num_classes=0)

@@ -4,20 +4,20 @@ import operator
 from typing import Any
 
 
-def count(name: str, value: Any) -> int:
+def count(name: str, value: Any, at_least: int = 1) -> int:
     """The value as a Python integer.
 
     Raises:
-        ValueError: when it is not a whole number of at least 1.
+        ValueError: when it is not a whole number of at least `at_least`.
     """
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
+        number = at_least - 1
+    if number < at_least:
         raise ValueError(
             f"`{name}` is a count. Received: {name}={value!r}. Expected: a whole number of at "
-            "least 1."
+            f"least {at_least}."
         )
     return number
 

@@ -30,7 +30,7 @@ class RotateTeachers(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.begin_epoch()
+        self.model.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.end_epoch()

@@ -1,8 +1,10 @@
 """The base class of all methods: a `keras.Model` around a student that learns from its own past."""
 
 import inspect
+import math
 import random
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -10,12 +12,14 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_lstsd import students
+from keras_lstsd import checkpoints, students
 from keras_lstsd.arguments import count
 from keras_lstsd.callbacks import RotateTeachers
+from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
-from keras_lstsd.data.pipeline import SampleBatches
-from keras_lstsd.tables import SampleTable
+from keras_lstsd.data.pipeline import SampleBatches, fingerprint
+from keras_lstsd.losses import SMALLEST
+from keras_lstsd.tables import SampleTable, row_numbers
 
 
 class Batch(NamedTuple):
@@ -33,6 +37,21 @@ class Batch(NamedTuple):
     """None or float32 `[batch]`."""
     logs: dict
     """A method puts per-sample values `[batch]` here, under its names of `logged`."""
+    mixing: Any = None
+    """None, or float32 `[batch, batch]`: the weights of the samples that make up each input."""
+
+    def read(self, memory: SampleTable) -> tuple[Any, Any]:
+        """The samples' rows: log-probabilities `[batch, classes]`, and for which there are any.
+
+        For inputs that are mixed of several samples, their rows are mixed with the same weights.
+        """
+        log_probs, known = memory.read(self.sample_index)
+        if self.mixing is None:
+            return log_probs, known
+        known = ops.cast(known, "float32")
+        mixed = ops.matmul(self.mixing, ops.exp(ops.minimum(log_probs, 0.0)))
+        whole = ops.matmul(self.mixing, 1 - known) == 0
+        return ops.log(ops.maximum(mixed, SMALLEST)), whole
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -101,6 +120,8 @@ class SelfDistillation(keras.Model):
         self.from_logits = from_logits
         self._batches = None
         self._stops_on_nan = False
+        self._epoch_of_fit = -1
+        self._data = None
         if student.built:
             self.build()
 
@@ -138,9 +159,10 @@ class SelfDistillation(keras.Model):
         self._epoch = self._counter("epoch", -1)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
         self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
-        # How many samples of this epoch had an index outside the table, or outputs not finite.
+        # How many samples of this epoch had an index outside the table, or outputs not finite,
+        # and how many of its batches a loss that was not.
         self._faults = keras.Variable(
-            [0, 0],
+            [0, 0, 0],
             dtype="int32",
             trainable=False,
             aggregation="sum",
@@ -148,6 +170,7 @@ class SelfDistillation(keras.Model):
             name="faults",
         )
         self._means = _Means(self.logged, name="guidance")
+        self._device_stage = DeviceStage()
 
     def _counter(self, name: str, value: int) -> keras.Variable:
         start = keras.initializers.Constant(value)
@@ -160,7 +183,13 @@ class SelfDistillation(keras.Model):
         return students.logits(outputs, self.from_logits)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.student(without_index(inputs), training=training)
+        return self.student(self.inputs_of(inputs), training=training)
+
+    def inputs_of(self, x: Any) -> Any:
+        """What the student takes, of all layouts in which data comes."""
+        if isinstance(x, dict) and "draws" in x:
+            x, *_ = self._device_stage.apply(x)
+        return without_index(x)
 
     @property
     def epoch(self) -> int:
@@ -185,27 +214,41 @@ class SelfDistillation(keras.Model):
             if sample_weight is not None:
                 guidance = guidance * batch.sample_weight
             # Reduced as a regularizer is: under tf.distribute, divided by the number of replicas.
-            loss = loss + self._aggregate_additional_loss(_mean(guidance))
+            guided = self._aggregate_additional_loss(_mean(guidance))
+            loss = loss + ops.cast(guided, loss.dtype)
             batch.logs["distillation_loss"] = guidance
         if self.logged:
             self._means.update_state(batch.logs)
+        self._faults.assign_add(ops.stack([0, 0, ops.cast(~ops.all(ops.isfinite(loss)), "int32")]))
         return loss
 
     def train_step(self, *args):
         # TensorFlow: data -> logs. JAX: (state, data) -> (logs, state).
-        result = super().train_step(*args)
+        *state, data = args
+        if self._device_stage.batches is not None:
+            with self._state(*state):
+                data = self._device_stage.apply(*data)
+        result = super().train_step(*state, data)
         if type(self).after_step is SelfDistillation.after_step:
             return result
-        if keras.backend.backend() != "jax":
+        if not state:
             self.after_step()
             return result
-        logs, (trainable, non_trainable, *rest) = result
-        variables = self.trainable_variables + self.non_trainable_variables
-        mapping = list(zip(variables, trainable + non_trainable, strict=True))
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        logs, state = result
+        with self._state(state) as scope:
             self.after_step()
+        trainable, _, *rest = state
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         return logs, (trainable, non_trainable, *rest)
+
+    def _state(self, state: tuple | None = None):
+        """Where variables have the values of a step: on JAX those of its state."""
+        if state is None:
+            return nullcontext()
+        trainable, non_trainable, *_ = state
+        variables = self.trainable_variables + self.non_trainable_variables
+        mapping = list(zip(variables, trainable + non_trainable, strict=True))
+        return keras.StatelessScope(state_mapping=mapping)
 
     def test_step(self, *args):
         # Guidance exists in training alone: its means say nothing here.
@@ -219,35 +262,49 @@ class SelfDistillation(keras.Model):
         if not is_indexed(x):
             raise ValueError(_refusal(x))
         index = x["sample_index"]
-        if not keras.backend.is_int_dtype(index.dtype) or len(index.shape) != 1:
+        # TensorFlow knows no rank of what a Python function puts out.
+        shape = None if getattr(index.shape, "rank", 1) is None else tuple(index.shape)
+        if not keras.backend.is_int_dtype(index.dtype) or shape is None or len(shape) != 1:
             raise ValueError(
                 "`sample_index` numbers the samples of a batch. "
-                f"Received: shape={tuple(index.shape)}, "
+                f"Received: shape={shape}, "
                 f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
                 "Expected: shape=(batch,), dtype=int32; call `with_sample_index` on single "
                 "samples, then `batch`."
             )
-        if keras.backend.standardize_dtype(index.dtype) == "int64":
-            index = ops.clip(index, -1, self.num_samples)
-        index = ops.cast(index, "int32")
+        index = row_numbers(index, self.num_samples)
         logits = self.logits_of(y_pred)
+        if None not in (*shape, logits.shape[0]) and shape[0] != logits.shape[0]:
+            raise ValueError(
+                "Each sample of a batch has an index. "
+                f"Received: {shape[0]} indices for {logits.shape[0]} samples. Expected: "
+                "`sample_index` to be as long as the batch; call `with_sample_index` on single "
+                "samples, then `batch`."
+            )
+        # One index would be taken for all samples where the sizes are not known before.
+        index = ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
         outside = (index < 0) | (index >= self.num_samples)
         # A logit of minus infinity is a class ruled out, and leaves this finite.
         not_finite = ~ops.isfinite(ops.logsumexp(logits, axis=-1))
         self._faults.assign_add(
-            ops.stack([ops.sum(ops.cast(fault, "int32")) for fault in (outside, not_finite)])
+            ops.stack([*(ops.sum(ops.cast(f, "int32")) for f in (outside, not_finite)), 0])
         )
         if sample_weight is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        return Batch(x["inputs"], y, index, logits, sample_weight, {})
+        return Batch(x["inputs"], y, index, logits, sample_weight, {}, x.get("mixing"))
 
     # === Epochs ===
 
-    def begin_epoch(self) -> None:
-        """Counts the epoch and calls the hooks of the edges; `RotateTeachers` calls it."""
+    def begin_epoch(self, epoch_of_fit: int = 0) -> None:
+        """Counts the epoch and calls the hooks of the edges; `RotateTeachers` calls it.
+
+        Args:
+            epoch_of_fit: the epoch's number in this call of `fit`, where a backup resumes it.
+        """
+        self._epoch_of_fit = epoch_of_fit
         epoch = self.epoch + 1
         self._epoch.assign(epoch)
-        self._faults.assign([0, 0])
+        self._faults.assign([0, 0, 0])
         if self._batches is not None:
             self._batches.begin_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))
         if epoch > 0:
@@ -257,7 +314,7 @@ class SelfDistillation(keras.Model):
 
     def end_epoch(self) -> None:
         """Reports the bad input of the epoch, which in-graph assertions cannot under XLA."""
-        outside, not_finite = (int(count) for count in ops.convert_to_numpy(self._faults))
+        outside, not_finite, losses = (int(count) for count in ops.convert_to_numpy(self._faults))
         if outside:
             raise ValueError(
                 f"`sample_index` must tell the samples apart. Received: {outside} samples in "
@@ -265,6 +322,12 @@ class SelfDistillation(keras.Model):
                 "; they had no teacher and were not stored. Expected: indices that count from 0, "
                 f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "
                 "num_samples=<size of the training set>)`."
+            )
+        if losses and not not_finite and not self._stops_on_nan:
+            raise ValueError(
+                f"The loss must be finite. Received: NaN or infinity in {losses} batches of epoch "
+                f"{self.epoch}, from finite outputs. Expected: finite labels and sample weights, "
+                "and a loss that is finite for them."
             )
         if not_finite and not self._stops_on_nan:
             raise ValueError(
@@ -327,18 +390,25 @@ class SelfDistillation(keras.Model):
         # The order of our own batches and of a tf.data.Dataset is in the data.
         shuffle = shuffle and not isinstance(x, SampleBatches) and not hasattr(x, "element_spec")
         self._batches = x if isinstance(x, SampleBatches) else None
+        self._data = fingerprint(x)
         if self._batches is not None:
-            self._check_size(x.arrays[0]["sample_index"])
+            self._check_size(x.sample_index)
             if keras.backend.backend() == "tensorflow":
                 x = x.tf_dataset()
         self._check_data(x)
         self._check_loss()
+        with self._scope():
+            if self._device_stage.serve(self._batches):
+                self.train_function = None
         self._tell_memory(verbose)
         callbacks = _with_rotation(callbacks, self)
+        listed = getattr(callbacks, "callbacks", callbacks)
         self._stops_on_nan = any(
-            isinstance(callback, keras.callbacks.TerminateOnNaN)
-            for callback in getattr(callbacks, "callbacks", callbacks)
+            isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in listed
         )
+        for callback in listed:
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                checkpoints.prepare(callback, self._facts())
         # Where a restored run began; Keras would begin the next `fit` there as well.
         self._initial_epoch = None
         try:
@@ -391,12 +461,18 @@ class SelfDistillation(keras.Model):
 
     def _check_size(self, sample_index: np.ndarray) -> None:
         """Refuses arrays with more samples than there are rows."""
-        highest = sample_index.max()
-        if highest >= self.num_samples:
+        if sample_index.dtype.kind not in "iu":
+            raise ValueError(
+                "`sample_index` numbers the samples. "
+                f"Received: dtype={sample_index.dtype}. Expected: integers, as "
+                "`np.arange(len(x_train))`."
+            )
+        lowest, highest = sample_index.min(), sample_index.max()
+        if lowest < 0 or highest >= self.num_samples:
             raise ValueError(
                 "Each training sample needs a row of its own. "
-                f"Received: sample indices up to {highest}. Expected: below num_samples="
-                f"{self.num_samples}; write `{type(self).__name__}(student, "
+                f"Received: sample indices from {lowest} to {highest}. Expected: from 0 to below "
+                f"num_samples={self.num_samples}; write `{type(self).__name__}(student, "
                 f"num_samples={highest + 1})`."
             )
 
@@ -435,6 +511,42 @@ class SelfDistillation(keras.Model):
             logging.info(line)
 
     # === Saving and serving ===
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """Saves as `keras.Model.save_weights` does, and signs the file with a checksum.
+
+        What was at `filepath` stays until the new file is whole.
+        """
+        if max_shard_size is not None or not _is_local(filepath, ".weights.h5", overwrite):
+            return super().save_weights(filepath, overwrite, max_shard_size)
+        variables = self.variables + getattr(self.optimizer, "variables", [])
+        # HDF5 takes the whole process down when a disk is full: its room is sought before.
+        room = sum(4096 + 8 * math.prod(variable.shape) for variable in variables)
+        with checkpoints.replacing(filepath, room) as part:
+            super().save_weights(part)
+            checkpoints.sign(part, self._facts() | {"epoch": self._epoch_of_fit + 1})
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """Loads as `keras.Model.load_weights` does, and refuses a damaged file."""
+        if _is_local(filepath, ".weights.h5"):
+            checkpoints.facts_of(filepath)
+        super().load_weights(filepath, skip_mismatch, **kwargs)
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Saves as `keras.Model.save` does; what was there stays until the new file is whole."""
+        if not _is_local(filepath, ".keras", overwrite) or zipped is False:
+            return super().save(filepath, overwrite, zipped, **kwargs)
+        with checkpoints.replacing(filepath) as part:
+            super().save(part, zipped=zipped, **kwargs)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a training is of: a backup of another one is not resumed."""
+        return {
+            "method": type(self).__name__,
+            "num_samples": self.num_samples,
+            "num_classes": self.num_classes,
+            "data": self._data,
+        }
 
     def export(
         self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
@@ -523,6 +635,12 @@ def _mean(values: Any) -> Any:
 def _symbolic(tensor: Any) -> keras.KerasTensor:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.KerasTensor((None, *tensor.shape[1:]), dtype)
+
+
+def _is_local(path: Any, suffix: str, overwrite: bool = True) -> bool:
+    """Whether `path` can be replaced in one move: no bucket, and no question to a person first."""
+    is_local = str(path).endswith(suffix) and "://" not in str(path)
+    return is_local and (overwrite or not Path(path).exists())
 
 
 def _refusal(x: Any) -> str:

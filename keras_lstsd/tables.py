@@ -70,15 +70,25 @@ class SampleTable(keras.layers.Layer):
         """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one stays.
 
         On several replicas each writes the rows of all, so that every copy of the table is whole.
+
+        Raises:
+            ValueError: for rows of another width, or an index that is not a vector.
         """
+        index = self._own_or_nobodys(index)
+        rows, count = tuple(log_probs.shape), index.shape[0]
+        expected = (rows[0] if count is None else count, self.rows.shape[-1])
+        if rows != expected and rows != (None, expected[1]):
+            raise ValueError(
+                f"A row of the table holds {expected[1]} classes. Received: rows of shape {rows} "
+                f"for {count} indices. Expected: a row of shape ({expected[1]},) for each index."
+            )
         log_probs = ops.stop_gradient(log_probs)
         storable = ops.all(ops.isfinite(log_probs), axis=-1)
-        index = ops.where(storable, self._own_or_nobodys(index), self.num_samples)
+        index = ops.where(storable, index, self.num_samples)
         index, log_probs = _from_all_replicas(index, log_probs)
-        order = ops.arange(ops.shape(index)[0])
-        repeated_later = ops.any(
-            (index[:, None] == index[None, :]) & (order[:, None] < order[None, :]), axis=1
-        )
+        order = ops.arange(ops.shape(index)[0], dtype="int32")
+        last = ops.segment_max(order, index, num_segments=self.num_samples + 1)
+        repeated_later = ops.take(last, index) != order
         index = ops.where(repeated_later, self.num_samples, index)
         rows = ops.where(
             (index < self.num_samples)[:, None], ops.clip(log_probs, LOG_FLOOR, 0.0), UNWRITTEN
@@ -100,7 +110,7 @@ class SampleTable(keras.layers.Layer):
         return rows, rows[:, 0] <= 0
 
     def _own_or_nobodys(self, index: Any) -> Any:
-        index = ops.convert_to_tensor(index)
+        index = row_numbers(index, self.num_samples)
         return ops.where((index >= 0) & (index < self.num_samples), index, self.num_samples)
 
 
@@ -145,15 +155,30 @@ class ClassTable(keras.layers.Layer):
         self.built = True
 
     def read(self, labels: Any) -> tuple[Any, Any]:
-        """Rows of classes: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`)."""
-        rows = ops.stop_gradient(ops.take(self.rows, labels, axis=0))
-        return rows, rows[:, 0] <= 0
+        """Rows of classes: (float32 `[batch, classes]`, bool known `[batch]`).
+
+        Labels are int `[batch]`, or shares of the classes, float `[batch, classes]`, with which
+        rows are mixed.
+        """
+        if len(labels.shape) == 1:
+            # On JAX a loss may take labels outside, such as -1, for none.
+            labels = ops.convert_to_tensor(labels)
+            exist = (labels >= 0) & (labels < self.num_classes)
+            rows = ops.take(self.rows, ops.where(exist, labels, 0), axis=0)
+            rows = ops.stop_gradient(rows)
+            return rows, exist & (rows[:, 0] <= 0)
+        unknown = ops.cast(self.rows[:, 0] > 0, "float32")
+        mixed = ops.matmul(labels, ops.exp(ops.minimum(self.rows, 0.0)))
+        rows = ops.stop_gradient(ops.log(ops.maximum(mixed, SMALLEST)))
+        return rows, ops.matmul(labels, unknown[:, None])[:, 0] == 0
 
     def collect(self, labels: Any, probabilities: Any) -> None:
-        """Collects probabilities `[batch, classes]` of samples of the classes int `[batch]`."""
+        """Collects probabilities `[batch, classes]` of samples with such labels as `read` takes."""
         probabilities = ops.stop_gradient(probabilities)
         labels, probabilities = _from_all_replicas(labels, probabilities)
-        chosen = ops.one_hot(labels, self.num_classes, dtype="float32")
+        chosen = labels
+        if len(labels.shape) == 1:
+            chosen = ops.one_hot(labels, self.num_classes, dtype="float32")
         finite = ops.all(ops.isfinite(probabilities), axis=-1, keepdims=True)
         chosen = ops.where(finite, chosen, 0.0)
         if self.peers is not None:
@@ -175,6 +200,21 @@ class ClassTable(keras.layers.Layer):
     def drop(self) -> None:
         """Forgets what was collected since the last rotation."""
         self.sums.assign(ops.zeros(self.sums.shape))
+
+
+def row_numbers(index: Any, num_samples: int) -> Any:
+    """An index of any integer type as int32; what lies outside `[0, num_samples)` stays outside."""
+    index = ops.convert_to_tensor(index)
+    if len(index.shape) != 1 or not keras.backend.is_int_dtype(index.dtype):
+        raise ValueError(
+            "An index numbers the rows of a batch. "
+            f"Received: shape={tuple(index.shape)}, dtype={index.dtype}. Expected: integers of "
+            "shape=(batch,)."
+        )
+    dtype = keras.backend.standardize_dtype(index.dtype)
+    if dtype in ("int64", "uint64", "uint32"):
+        index = ops.clip(index, -1 if dtype == "int64" else 0, num_samples)
+    return ops.cast(index, "int32")
 
 
 def _scatter(variable: keras.Variable, index: Any, rows: Any) -> None:

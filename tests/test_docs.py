@@ -40,6 +40,9 @@ def test_the_example_runs(name, tmp_path, monkeypatch):
     (tmp_path / "glue/RTE").mkdir(parents=True)
     row = "0\tA cat sat.\tIt sat.\tentailment"
     (tmp_path / "glue/RTE/train.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n{row}\n")
+    (tmp_path / "cifar-100-binary").mkdir()
+    (tmp_path / "cifar-100-binary/train.bin").write_bytes(bytes(3074))
+    monkeypatch.setitem(keras_lstsd.data.cifar100.SIZES, "train", 1)
     x_train, x_test = np.random.default_rng(0).normal(size=(2, 12, 4)).astype("float32")
     y_train = y_test = np.arange(12, dtype="int32") % 10
     student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10, activation="softmax")])

@@ -3,11 +3,13 @@
 from typing import Any
 
 KEYS = {"inputs", "sample_index"}
+# Of batches that the step augments: what decides how, and which samples make up an image.
+STEP_KEYS = {"draws", "mixing"}
 
 
 def is_indexed(x: Any) -> bool:
     """Whether model inputs carry their sample index (tensors, arrays or specs alike)."""
-    return isinstance(x, dict) and set(x) == KEYS
+    return isinstance(x, dict) and KEYS <= set(x) <= KEYS | STEP_KEYS
 
 
 def without_index(x: Any) -> Any:

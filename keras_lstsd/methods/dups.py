@@ -81,7 +81,9 @@ class DUPS(SelfDistillation):
         self.class_table = ClassTable(self.num_classes, self.peers, name="class_table")
 
     def labels(self, batch: Batch) -> Any:
-        """Classes of the samples, int32 `[batch]`, from sparse or one-hot labels."""
+        """Classes of the samples, int32 `[batch]`; their shares `[batch, classes]` in mixtures."""
+        if batch.mixing is not None:
+            return batch.y
         if len(batch.y.shape) == 2 and batch.y.shape[-1] == self.num_classes:
             return ops.cast(ops.argmax(batch.y, axis=-1), "int32")
         return ops.cast(ops.reshape(batch.y, (-1,)), "int32")

@@ -112,7 +112,7 @@ class LSTSD(SelfDistillation):
 
     def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:
         """A teacher's logits `[batch, classes]`, and for which samples it has any `[batch]`."""
-        return memory.read(batch.sample_index)
+        return batch.read(memory)
 
     def remember(self, batch: Batch) -> None:
         """z_i <- p(x_i), Algorithm 1, lines 14 and 16."""

@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 from keras_lstsd.arguments import count
-from keras_lstsd.data.indexing import without_index
 from keras_lstsd.losses import SMALLEST
 from keras_lstsd.self_distillation import SelfDistillation
 from keras_lstsd.snapshots import Snapshot
@@ -75,7 +74,7 @@ class SnapshotEnsemble(SelfDistillation):
         outputs = super().call(inputs, training=training)
         if training or not self.snapshots:
             return outputs
-        x = without_index(inputs)
+        x = self.inputs_of(inputs)
         total, voters = self._probabilities(outputs), 1.0
         for snapshot in self.snapshots:
             votes = ops.cast(snapshot.known, "float32")

@@ -92,7 +92,7 @@ class TemporalEnsembling(SelfDistillation):
         if self.weight == 0:
             batch.logs["teacher_coverage"] = ops.zeros_like(batch.logits[:, 0])
             return batch.logs["teacher_coverage"]
-        teacher, known = self.ensemble.read(batch.sample_index)
+        teacher, known = batch.read(self.ensemble)
         batch.logs["teacher_coverage"] = known
         divergence = kl_divergence(batch.logits, teacher, self.temperature, self.kl)
         return self.weight * ops.where(known, divergence, 0.0)

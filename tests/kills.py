@@ -1,0 +1,240 @@
+"""Trainings in processes of their own that are killed with SIGKILL and started again.
+
+A `Kill` says where a process ends: at a batch, at an edge, or at a line of Python within what the
+backup does (of its own writing, of restoring, or of the clearing up at the end).
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_lstsd import checkpoints
+from keras_lstsd.data import CropAndFlip, SampleBatches
+from keras_lstsd.methods.registry import METHODS
+
+SAMPLES, CLASSES, BATCH, EPOCHS = 26, 3, 8, 5
+BATCHES = -(-SAMPLES // BATCH)
+PLACES = ("batch", "epoch_begin", "epoch_end", "backup", "restore", "clearing", "moment")
+prepare = checkpoints.prepare
+
+
+class Kill(NamedTuple):
+    place: str
+    epoch: int
+    part: float
+    """In [0, 1): which batch, or how far through the lines of the backup's work."""
+
+
+def random_kill(draw: np.random.Generator) -> Kill:
+    return Kill(str(draw.choice(PLACES)), int(draw.integers(0, EPOCHS)), float(draw.random()))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Killer(keras.callbacks.Callback):
+    """Ends the process at a batch or at an edge."""
+
+    def __init__(self, kill: Kill):
+        super().__init__()
+        self.kill = kill
+        self.now = -1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+        self.at("epoch_begin")
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == int(self.kill.part * BATCHES):
+            self.at("batch")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.at("epoch_end")
+
+    def at(self, place):
+        if (place, self.now) == (self.kill.place, self.kill.epoch):
+            die()
+
+
+class Backup(keras.callbacks.BackupAndRestore):
+    """Keras's callback; while it works, lines of Python are counted, and one may be the last."""
+
+    def __init__(self, folder: Path, kill: Kill | None, lines: dict[str, int]):
+        super().__init__(folder / "backup", double_checkpoint=True)
+        self.kill = kill
+        self.lines = lines
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.watched("backup", epoch, super().on_epoch_end, epoch)
+
+    def on_train_end(self, logs=None):
+        self.watched("clearing", EPOCHS, super().on_train_end)
+
+    def prepare(self, *arguments):
+        self.watched("restore", EPOCHS, prepare, *arguments)
+
+    def watched(self, place, epoch, work, *arguments):
+        last = None
+        if self.kill is not None and self.kill.place == place and epoch >= self.kill.epoch:
+            last = int(self.kill.part * self.lines[place])
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            count += event == "line"
+            if last is not None and count > last:
+                die()
+            return trace
+
+        sys.settrace(trace)
+        try:
+            work(*arguments)
+        finally:
+            sys.settrace(None)
+        self.lines[place] = max(count, self.lines.get(place, 0))
+
+
+class Journal(keras.callbacks.Callback):
+    """A line for each epoch that ended."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Whether the schedule has logged its rate already depends on the order of callbacks.
+        values = {name: float(logs[name]) for name in logs if name != "learning_rate"}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+
+
+def student() -> keras.Model:
+    """With augmentation, dropout, statistics of batches and a penalty."""
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            layers.RandomFlip(),
+            layers.GaussianNoise(0.1),
+            layers.Flatten(),
+            layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
+            layers.BatchNormalization(momentum=0.8),
+            layers.Dropout(0.3),
+            layers.Dense(CLASSES, activation="softmax"),
+        ]
+    )
+
+
+def train(
+    name: str, jit_compile: bool | str, folder: Path, order: int, kill: Kill | None, lines: dict
+) -> None:
+    """What a user's script does: the same from nothing and from a backup."""
+    keras.utils.set_random_seed(11)
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(SAMPLES, 4, 4, 1)).astype("float32")
+    y = draw.integers(0, CLASSES, SAMPLES)
+    method = METHODS[name]
+    model = method.cls(student(), SAMPLES, **(method.arguments | method.tiny))
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=jit_compile,
+    )
+    backup = Backup(folder, kill, dict(lines))
+    checkpoints.prepare = backup.prepare
+    callbacks = [
+        backup,
+        Journal(folder / "journal.jsonl"),
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.1 / (1 + epoch)),
+    ]
+    if kill is not None:
+        callbacks.append(Killer(kill))
+    callbacks = [callbacks[i] for i in np.random.default_rng(order).permutation(len(callbacks))]
+    (folder / "began").touch()
+    # Where the images live may change from one start to the next.
+    on_device = bool(order % 2)
+    batches = SampleBatches(x, y, batch_size=BATCH, augment=CropAndFlip(pad=1), on_device=on_device)
+    model.fit(
+        batches,
+        epochs=EPOCHS,
+        verbose=0,
+        callbacks=callbacks,
+        validation_data=(x[:10], y[:10]),
+    )
+    variables = [v for v in model.variables if v.name != "pixels"] + model.optimizer.variables
+    np.savez(folder / "end.npz", *(keras.ops.convert_to_numpy(variable) for variable in variables))
+    (folder / "lines.json").write_text(json.dumps(backup.lines))
+
+
+def start(*arguments) -> multiprocessing.Process:
+    """A process that trains. It is forked from one that has imported all and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=train, args=arguments)
+    process.start()
+    return process
+
+
+def finish(*arguments) -> None:
+    process = start(*arguments)
+    process.join()
+    assert process.exitcode == 0
+
+
+def killed(name: str, jit_compile: bool | str, folder: Path, order: int, kill: Kill, lines: dict):
+    """One process, ended as `kill` says. True if it was, False if it came to its end before."""
+    (folder / "began").unlink(missing_ok=True)
+    process = start(name, jit_compile, folder, order, kill, lines)
+    if kill.place == "moment":
+        while process.is_alive() and not (folder / "began").exists():
+            time.sleep(0.01)
+        process.join(3 * kill.part)
+        process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), kill
+    return process.exitcode != 0
+
+
+def journal(folder: Path) -> dict[int, dict]:
+    """Logs by epoch. An epoch that ran twice must have logged the same twice."""
+    epochs = {}
+    for line in (folder / "journal.jsonl").read_text().splitlines():
+        logs = json.loads(line)
+        assert epochs.setdefault(logs["epoch"], logs) == logs
+    return epochs
+
+
+def assert_resumed_runs_equal_one_that_went_through(
+    name: str, jit_compile: bool | str, kills: int, seed: int, folder: Path
+) -> int:
+    """Kills a training that many times, lets it end, and compares. Gives the number of kills."""
+    through, resumed = folder / "through", folder / "resumed"
+    through.mkdir()
+    resumed.mkdir()
+    finish(name, jit_compile, through, 0, None, {})
+    # What there is to restore, an uninterrupted run does not see: about as much as it writes.
+    lines = json.loads((through / "lines.json").read_text())
+    lines["restore"] = 500
+    draw = np.random.default_rng(seed)
+    count = 0
+    while count < kills:
+        kill = random_kill(draw)
+        count += killed(name, jit_compile, resumed, int(draw.integers(100)), kill, lines)
+    finish(name, jit_compile, resumed, int(draw.integers(100)), None, {})
+    assert journal(resumed) == journal(through)
+    with np.load(through / "end.npz") as first, np.load(resumed / "end.npz") as second:
+        assert first.files == second.files
+        for variable in first.files:
+            np.testing.assert_array_equal(first[variable], second[variable])
+    assert not (resumed / "backup").exists()
+    return count

@@ -1,0 +1,230 @@
+import json
+import resource
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from keras_lstsd import LSTSD, SelfDistillation, checkpoints
+from keras_lstsd.data import SampleBatches
+
+SAMPLES, CLASSES = 12, 3
+draw = np.random.default_rng(0)
+X = draw.normal(size=(SAMPLES, 4)).astype("float32")
+Y = np.arange(SAMPLES) % CLASSES
+
+
+def trained(folder, epochs, cls=SelfDistillation, classes=CLASSES, x=X, y=Y, **options):
+    """A training whose backup stays, as that of an interrupted one does."""
+    keras.utils.set_random_seed(1)
+    student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(classes, "softmax")])
+    model = cls(student, len(y))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    backup = keras.callbacks.BackupAndRestore(
+        folder, double_checkpoint=True, delete_checkpoint=False
+    )
+    settings = {"batch_size": 5, "verbose": 0} | options
+    history = model.fit(x, y, epochs=epochs, callbacks=[backup], **settings)
+    return model, history.epoch
+
+
+def assert_goes_on(folder, epochs_left, epochs=4):
+    resumed, trained_epochs = trained(folder, epochs)
+    assert trained_epochs == epochs_left
+    through, _ = trained(folder.with_name("through"), epochs)
+    for first, second in zip(resumed.get_weights(), through.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def spoil(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        del content[len(content) // 2 :]
+    elif how == "emptied":
+        content.clear()
+    else:
+        with h5py.File(path) as file:
+            sizes = {}
+            file.visititems(lambda name, item: sizes.update({name: item}))
+            data = next(item for item in sizes.values() if getattr(item, "shape", None) == (4, 3))
+            offset = data.id.get_offset()
+        content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "one bit"])
+def test_the_state_before_a_damaged_one_is_resumed(tmp_path, how):
+    trained(tmp_path / "backup", 3)
+    spoil(tmp_path / "backup/latest.weights.h5", how)
+    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "one bit"])
+def test_damage_is_told_with_the_name_of_the_file(tmp_path, how):
+    model, _ = trained(tmp_path / "backup", 2)
+    model.save_weights(tmp_path / "mine.weights.h5")
+    spoil(tmp_path / "mine.weights.h5", how)
+    with pytest.raises(OSError, match=r"mine\.weights\.h5 is damaged"):
+        model.load_weights(tmp_path / "mine.weights.h5")
+    for name in ("latest.weights.h5", "latest.weights.h5.bkp"):
+        spoil(tmp_path / "backup" / name, how)
+    with pytest.raises(OSError, match=r"latest\.weights\.h5 is damaged.*\.bkp is damaged"):
+        trained(tmp_path / "backup", 3)
+
+
+@pytest.mark.parametrize("metadata", ["", '{"epoch": 2', '{"epoch": 1, "batch": 0}', None])
+def test_the_weights_say_which_epoch_they_are_of(tmp_path, metadata):
+    trained(tmp_path / "backup", 2)
+    path = tmp_path / "backup/training_metadata.json"
+    path.unlink()
+    if metadata is not None:
+        path.write_text(metadata)
+    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+
+
+def test_what_a_finished_run_left_behind_is_not_resumed(tmp_path):
+    trained(tmp_path / "backup", 4)
+    for name in ("latest.weights.h5", "latest.weights.h5.bkp"):
+        (tmp_path / "backup" / name).unlink()
+    assert_goes_on(tmp_path / "backup", epochs_left=[0, 1, 2, 3])
+
+
+def test_a_later_fit_is_resumed_at_its_own_epoch(tmp_path):
+    """The backup counts the epochs of a call of `fit`, the model those of its life."""
+    model, _ = trained(tmp_path / "backup", 3)
+    shutil.rmtree(tmp_path / "backup")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    model.fit(X, Y, batch_size=5, epochs=2, verbose=0, callbacks=[backup])
+    again, _ = trained(tmp_path / "unused", 3)
+    history = again.fit(X, Y, batch_size=5, epochs=3, verbose=0, callbacks=[backup])
+    assert history.epoch == [2]
+    assert again.epoch == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"x": X[:9], "y": Y[:9]}, ["num_samples=9", "num_samples=12"]),
+        ({"classes": 5}, ["num_classes=5", "num_classes=3"]),
+        ({"y": Y[::-1]}, ["12 samples (checksum "]),
+        ({"x": X + 1}, ["12 samples (checksum "]),
+        ({"batch_size": 4}, ["batches of 4", "batches of 5"]),
+        ({"shuffle": False}, ["in order", "shuffled"]),
+        ({"cls": LSTSD}, ["method=LSTSD", "method=SelfDistillation"]),
+    ],
+)
+def test_the_backup_of_another_training_is_refused(tmp_path, change, told):
+    trained(tmp_path / "backup", 2)
+    with pytest.raises(ValueError, match="is of another training") as error:
+        trained(tmp_path / "backup", 4, **change)
+    assert all(part in str(error.value) for part in [*told, "Received", "Expected"])
+    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+
+
+def test_a_data_set_is_told_from_another(tmp_path):
+    class Lazy(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, step):
+            index = np.arange(6 * step, 6 * step + 6)
+            return {"inputs": X[index], "sample_index": index}, Y[index]
+
+    first, _ = trained(tmp_path / "backup", 2)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ValueError, match="data=a Lazy of 2 batches"):
+        first.fit(Lazy(), epochs=3, verbose=0, callbacks=[backup])
+
+
+@pytest.mark.tensorflow
+def test_a_tf_data_set_is_told_by_its_elements():
+    import tensorflow as tf
+
+    from keras_lstsd.data import with_sample_index
+    from keras_lstsd.data.pipeline import fingerprint
+
+    data = with_sample_index(tf.data.Dataset.from_tensor_slices((X, Y)))
+    told = {fingerprint(data.batch(size)) for size in (3, 4, 4)}
+    assert len(told) == 2
+    assert fingerprint(data.batch(3).repeat()) not in told
+
+
+def test_the_fingerprint_of_large_arrays_looks_at_rows_everywhere():
+    x, y = np.zeros((10_000, 2), "float32"), np.zeros(10_000, "int32")
+    other = x.copy()
+    other[-1] = 1
+    assert str(SampleBatches(x, y)) == str(SampleBatches(x.copy(), y))
+    assert str(SampleBatches(other, y)) != str(SampleBatches(x, y))
+
+
+@pytest.mark.parametrize("save_freq", [3, False])
+def test_a_backup_in_mid_epoch_is_refused(tmp_path, save_freq):
+    model, _ = trained(tmp_path / "unused", 1)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=save_freq)
+    for callbacks in ([backup], keras.callbacks.CallbackList([backup], model=model)):
+        with pytest.raises(ValueError, match="cannot be resumed exactly"):
+            model.fit(X, Y, callbacks=callbacks)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Backups cannot be written to .*file/backup"):
+        trained(tmp_path / "file/backup", 1)
+
+
+@pytest.fixture
+def full_disk():
+    """Files longer than some bytes cannot be written, as on a disk with no more room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(room):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [0, 3000, 12_000])
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
+def test_a_full_disk_leaves_the_file_from_before(tmp_path, full_disk, name, room):
+    model, _ = trained(tmp_path / "backup", 2)
+    save = model.save if name.endswith(".keras") else model.save_weights
+    save(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    full_disk(room)
+    with pytest.raises(OSError, match=f"{name} could not be written.*from before is whole"):
+        save(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
+
+
+def test_a_training_stopped_by_a_full_disk_is_resumed(tmp_path, full_disk):
+    trained(tmp_path / "backup", 2)
+    room, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full_disk(3000)
+    with pytest.raises(OSError, match=r"latest\.weights\.h5"):
+        trained(tmp_path / "backup", 4)
+    full_disk(room)
+    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+
+
+def test_a_saved_model_runs_no_code(tmp_path):
+    """Keras's safe mode stays on: functions in a file are refused, unless a person says so."""
+    student = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Lambda(lambda x: x[:, :3]), keras.layers.Softmax()]
+    )
+    model = SelfDistillation(student, SAMPLES)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="arbitrary code execution"):
+        keras.saving.load_model(tmp_path / "model.keras")
+
+
+def test_facts_are_kept_beside_the_weights(tmp_path):
+    model, _ = trained(tmp_path / "backup", 2)
+    facts = checkpoints.facts_of(tmp_path / "backup/latest.weights.h5")
+    assert (facts["epoch"], facts["num_samples"], facts["num_classes"]) == (2, SAMPLES, CLASSES)
+    model.student.save_weights(tmp_path / "plain.weights.h5")
+    assert checkpoints.facts_of(tmp_path / "plain.weights.h5") == {}
+    assert json.loads((tmp_path / "backup/training_metadata.json").read_text())["epoch"] == 2

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_lstsd.data import tfds
+
 
 class Examples(NamedTuple):
     """A split of a task; the row number is the sample's index."""
@@ -119,17 +121,7 @@ def _from_tsv(path: Path, task: Task) -> Examples:
 
 
 def _from_tfds(task: str, split: str) -> Examples:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "GLUE comes from a folder or from tensorflow-datasets, and neither is at hand. "
-            "Pass `data_dir` (`--data_dir` of a recipe), or write: pip install "
-            "'keras-lstsd[data]'"
-        ) from error
-    name = "validation" if split == "dev" else split
-    # Files in their fixed order: the row number is the sample's index.
-    rows = list(tfds.as_numpy(tfds.load(f"glue/{task}", split=name, shuffle_files=False)))
+    rows = tfds.rows(f"glue/{task}", "validation" if split == "dev" else split)
     sentences = [[row[field].decode() for row in rows] for field in TASKS[task].fields]
     return Examples(
         sentences[0],

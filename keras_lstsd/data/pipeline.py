@@ -1,11 +1,18 @@
 """In-memory batches whose order depends on (seed, epoch) alone, the same on every backend."""
 
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_lstsd.arguments import count
+from keras_lstsd.data.augmentation import CropAndFlip, mixes
 from keras_lstsd.data.indexing import is_indexed
+
+# What tells the hash that decides a sample's augmentation from the one that decides its place.
+AUGMENTATION = 1
 
 
 def mix(*words: Any) -> np.ndarray:
@@ -15,6 +22,8 @@ def mix(*words: Any) -> np.ndarray:
     """
     state = np.uint32(0)
     for word in words:
+        # Of a Python integer of any size the low bits, as of an array's.
+        word = word & 0xFFFFFFFF if isinstance(word, int) else word
         state = np.asarray(state + np.asarray(word).astype(np.uint32) + np.uint32(0x9E3779B9))
         state = (state ^ (state >> np.uint32(16))) * np.uint32(0x85EBCA6B)
         state = (state ^ (state >> np.uint32(13))) * np.uint32(0xC2B2AE35)
@@ -44,6 +53,15 @@ class SampleBatches(keras.utils.PyDataset):
     the same batches, on TensorFlow and on JAX. `SelfDistillation.fit` makes one from arrays, and
     tells it the epoch.
 
+    Images may be augmented on the way, by `augment` and then by `layers`. With `on_device` all
+    images live on the device, the host sends their numbers alone, and `augment` runs inside the
+    compiled step; it gives the same images bit for bit. `layers` run inside the step always, and
+    draw a batch's random numbers anew from (seed, epoch, sample_index of its first sample). Where
+    one mixes samples (CutMix, MixUp), labels, sample weights and teachers are mixed with the same
+    partners and weights, and what the student says of the mixture is remembered of the sample
+    that it was made for; labels must be one-hot then. (The layers of keras-cv work on TensorFlow,
+    but draw from TensorFlow's own generator: a resumed run draws other numbers.)
+
     Args:
         x: array `[samples, ...]`, or a dict, list or tuple of such arrays, numbered by row; or
             `{"inputs": x, "sample_index": integers}`. float64 becomes Keras's float type.
@@ -54,9 +72,14 @@ class SampleBatches(keras.utils.PyDataset):
         seed: integer; None takes the seed of the model that is fitted.
         steps_per_epoch: None for one pass over the samples; else an epoch is that many full
             batches of an endless stream of passes.
+        augment: None, or a `CropAndFlip` for images `[samples, height, width, channels]`.
+        layers: Keras preprocessing layers, such as `keras.layers.RandAugment`.
+        on_device: keeps the images on the device.
 
     Raises:
-        ValueError: when arrays differ in length, are empty, or batch_size is not positive.
+        ValueError: when arrays differ in length, are empty, or batch_size is not positive; for
+            `augment` and `on_device`, when x is not one array of images; for a layer that mixes,
+            when labels are not one-hot.
 
     Example:
         >>> batches = keras_lstsd.data.SampleBatches(x_train, y_train, batch_size=128, seed=1)
@@ -72,30 +95,49 @@ class SampleBatches(keras.utils.PyDataset):
         shuffle: bool = True,
         seed: int | None = None,
         steps_per_epoch: int | None = None,
+        augment: CropAndFlip | None = None,
+        layers: Sequence[keras.Layer] = (),
+        on_device: bool = False,
     ):
         super().__init__()
         if not is_indexed(x):
-            x = {"inputs": x, "sample_index": np.arange(len(y), dtype=np.int32)}
-        arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
+            rows = len(y) if np.ndim(y) else 0
+            x = {"inputs": x, "sample_index": np.arange(rows, dtype=np.int32)}
+        labels = (y,) if sample_weight is None else (y, sample_weight)
         # tf.data takes a list for one tensor.
-        self.arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(_as_array, arrays))
-        lengths = {array.shape[:1] for array in keras.tree.flatten(self.arrays)}
-        if len(lengths) != 1 or lengths & {(), (0,)}:
+        arrays = keras.tree.lists_to_tuples(keras.tree.map_structure(_as_array, (x, labels)))
+        lengths = {array.shape[:1] for array in keras.tree.flatten(arrays)}
+        if len(lengths) != 1 or lengths & {(), (0,)} or not keras.tree.flatten(x["inputs"]):
             raise ValueError(
                 "All arrays need one row per sample. "
                 f"Received arrays whose first dimensions are {sorted(lengths)}. Expected: one "
                 "length, at least 1; for Python lists write `np.asarray(x)`."
             )
-        if batch_size < 1:
-            raise ValueError(
-                "`batch_size` counts the samples of a step. "
-                f"Received: batch_size={batch_size}. Expected: at least 1."
-            )
         (self.num_samples,) = lengths.pop()
-        self.batch_size = batch_size
+        self.batch_size = count("batch_size", batch_size)
         self.shuffle = shuffle
         self.seed = seed
+        if steps_per_epoch is not None:
+            steps_per_epoch = count("steps_per_epoch", steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
+        self.inputs, self.sample_index = arrays[0]["inputs"], arrays[0]["sample_index"]
+        self.labels = arrays[1]
+        self.augment = augment
+        self.layers = tuple(layers)
+        self.on_device = on_device
+        if on_device and augment is None:
+            self.augment = CropAndFlip(pad=0, flip=False)
+        if self.augment is not None:
+            self.pixels = self.augment.pixels(_one_array(self.inputs))
+            self.image_size = self.inputs.shape[1:3]
+            # Not a second time in memory.
+            self.inputs = self.pixels[:-1].reshape(self.inputs.shape)
+        if any(map(mixes, self.layers)) and self.labels[0].ndim != 2:
+            raise ValueError(
+                "A layer that mixes samples mixes their labels. "
+                f"Received: labels of shape {self.labels[0].shape}. Expected: one-hot labels "
+                "[samples, classes]; write `y = keras.utils.to_categorical(y)`."
+            )
         self.begin_epoch(0)
 
     @property
@@ -104,6 +146,11 @@ class SampleBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return self.num_batches
+
+    @property
+    def in_step(self) -> bool:
+        """Whether something is left to do inside the compiled step."""
+        return self.on_device or bool(self.layers)
 
     def begin_epoch(self, epoch: int, seed: int = 0) -> None:
         """Goes to an epoch; `seed` decides its order where the batches have none of their own."""
@@ -122,27 +169,67 @@ class SampleBatches(keras.utils.PyDataset):
         skipped = passes[0] * self.num_samples
         return stream[first - skipped : last - skipped]
 
+    def epoch_draws(self, order: np.ndarray) -> np.ndarray:
+        """What decides the augmentation of these rows in the present epoch, int32, from 0 on."""
+        with np.errstate(over="ignore"):
+            draws = mix(self._seed, self.epoch, self.sample_index[order], AUGMENTATION)
+        return (draws >> np.uint32(1)).astype(np.int32)
+
     def __getitem__(self, step: int) -> tuple:
         if self._order is None:
             self._order = self.epoch_order()
-        index = self._order[step * self.batch_size : (step + 1) * self.batch_size]
-        return keras.tree.map_structure(lambda array: array[index], self.arrays)
+        rows = self._order[step * self.batch_size : (step + 1) * self.batch_size]
+        arrays = (getattr(self, "pixels", None), self.inputs, self.sample_index, self.labels)
+        return self._batch(arrays, rows, self.epoch_draws(rows), np.take, np)
+
+    def _batch(self, arrays: tuple, rows: Any, draws: Any, take: Any, numpy: Any) -> tuple:
+        """The batch of some rows, of arrays on the host or of tensors in tf.data."""
+        pixels, inputs, sample_index, labels = arrays
+
+        def of_rows(array):
+            return take(array, rows, axis=0)
+
+        if self.on_device:
+            inputs = rows
+        elif self.augment is not None:
+            inputs = self.augment(pixels, rows, draws, *self.image_size, numpy)
+        else:
+            inputs = keras.tree.map_structure(of_rows, inputs)
+        x = {"inputs": inputs, "sample_index": of_rows(sample_index)}
+        if self.in_step:
+            x["draws"] = draws
+        return x, *map(of_rows, labels)
 
     def tf_dataset(self) -> Any:
         """The same batches as a `tf.data.Dataset`: it reads `epoch` each time it is iterated."""
         import tensorflow as tf
 
-        arrays = keras.tree.map_structure(tf.convert_to_tensor, self.arrays)
+        arrays = (self.inputs, self.sample_index, self.labels)
+        if self.augment is None:
+            arrays = (None, *keras.tree.map_structure(tf.convert_to_tensor, arrays))
+        else:
+            rest = keras.tree.map_structure(tf.convert_to_tensor, arrays[1:])
+            arrays = (None if self.on_device else tf.constant(self.pixels), None, *rest)
+
+        def epoch():
+            order = self.epoch_order()
+            return order, self.epoch_draws(order)
+
         drawn = tf.data.Dataset.from_tensors(0).map(
-            lambda _: tf.ensure_shape(tf.numpy_function(self.epoch_order, [], tf.int32), [None])
+            lambda _: tuple(
+                tf.ensure_shape(part, [None])
+                for part in tf.numpy_function(epoch, [], (tf.int32, tf.int32))
+            )
         )
 
-        def batches(order):
+        def batches(*epoch):
             starts = tf.data.Dataset.range(0, self.num_batches * self.batch_size, self.batch_size)
-            return starts.map(lambda start: order[start : start + self.batch_size])
+            return starts.map(
+                lambda start: tuple(part[start : start + self.batch_size] for part in epoch)
+            )
 
-        def gather(index):
-            return tf.nest.map_structure(lambda array: tf.gather(array, index), arrays)
+        def gather(rows, draws):
+            return self._batch(arrays, rows, draws, tf.gather, keras.ops)
 
         return (
             drawn.flat_map(batches)
@@ -151,10 +238,53 @@ class SampleBatches(keras.utils.PyDataset):
             .prefetch(tf.data.AUTOTUNE)
         )
 
+    def __str__(self) -> str:
+        order = ("shuffled" if self.seed is None else f"shuffled by {self.seed}") * self.shuffle
+        return (
+            f"{self.num_samples} samples (checksum {self._checksum():08x}), {self.num_batches} "
+            f"batches of {self.batch_size}, {order or 'in order'}, augmented by {self.augment} and "
+            f"{[type(layer).__name__ for layer in self.layers]}"
+        )
+
+    def _checksum(self) -> int:
+        """Of labels, indices and weights, and of up to 256 rows of the inputs."""
+        rows = np.linspace(0, self.num_samples - 1, min(self.num_samples, 256)).astype(int)
+        inputs = keras.tree.map_structure(lambda array: array[rows], self.inputs)
+        checksum = 0
+        for array in keras.tree.flatten((inputs, self.sample_index, self.labels)):
+            checksum = zlib.crc32(f"{array.dtype}{array.shape}".encode(), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+        return checksum
+
     def _pass_order(self, number: int) -> np.ndarray:
         if self.shuffle:
             return sample_order(self._seed, number, self.num_samples)
         return np.arange(self.num_samples, dtype=np.int32)
+
+
+def fingerprint(data: Any) -> str:
+    """What tells a data set and its order from another: the same after a restart.
+
+    For `SampleBatches` it covers what decides the order, the labels and some of the inputs; for a
+    `tf.data.Dataset` shapes and number of batches, for anything else what its type and length say.
+    """
+    if isinstance(data, SampleBatches):
+        return str(data)
+    if hasattr(data, "element_spec"):
+        return f"a tf.data.Dataset of {int(data.cardinality())} x {data.element_spec}"
+    length = f" of {len(data)} batches" if hasattr(data, "__len__") else ""
+    return f"a {type(data).__name__}{length}"
+
+
+def _one_array(inputs: Any) -> np.ndarray:
+    if not isinstance(inputs, np.ndarray):
+        raise ValueError(
+            "Images are augmented as one array. "
+            f"Received: inputs of type {type(inputs).__name__}. Expected: x to be an array "
+            "[samples, height, width, channels]; put what else the student takes into a "
+            "tf.data.Dataset and augment it there."
+        )
+    return inputs
 
 
 def _as_array(array: Any) -> np.ndarray:

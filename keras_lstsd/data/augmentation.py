@@ -1,0 +1,174 @@
+"""Augmentation that depends on (seed, epoch, sample_index) alone, on the host or in the step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lstsd.arguments import count
+
+OUTSIDE = -(2**30)
+MIXING_LAYERS = ("CutMix", "FourierMix", "MixUp")
+
+
+class CropAndFlip:
+    """Pads images, crops them at a random place to their own size, and flips one in two.
+
+    The standard augmentation of CIFAR: pad 4, random 32x32 crop, flip with probability 1/2. The
+    place and the flip of an image follow from one integer, its draw, which `SampleBatches` makes
+    of (seed, epoch, sample_index).
+
+    Args:
+        pad: pixels on each side; 0 crops nothing.
+        flip: whether to flip left and right.
+        fill: value of the padding, or one for each channel. To pad with what is zero after
+            normalization, give the mean colour.
+
+    Raises:
+        ValueError: for a negative `pad`.
+
+    Example:
+        >>> augment = keras_lstsd.data.CropAndFlip(pad=4, fill=(129, 124, 112))
+        >>> images = np.zeros((12, 32, 32, 3), "uint8")
+        >>> batches = keras_lstsd.data.SampleBatches(images, y_train, augment=augment)
+
+    Source: He et al. 2016, section 4.2.
+
+    Differences from the paper: it pads after normalization, with zeros.
+    """
+
+    def __init__(self, pad: int = 4, flip: bool = True, fill: float | Sequence[float] = 0):
+        self.pad = count("pad", pad, at_least=0)
+        self.flip = flip
+        self.fill = fill
+
+    def __repr__(self) -> str:
+        return f"CropAndFlip(pad={self.pad}, flip={self.flip}, fill={self.fill})"
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """The pixels of images `[n, h, w, c]` in a row, and behind them one of the padding."""
+        if images.ndim != 4 or images[..., 0].size > -OUTSIDE:
+            raise ValueError(
+                "`augment` works on images in memory. "
+                f"Received: an array of shape {images.shape}. Expected: [samples, height, width, "
+                "channels] with at most 2^30 pixels; for more of them augment in a tf.data.Dataset."
+            )
+        fill = np.broadcast_to(np.asarray(self.fill, images.dtype), (1, images.shape[-1]))
+        return np.concatenate([images.reshape(-1, images.shape[-1]), fill])
+
+    def __call__(
+        self, pixels: Any, rows: Any, draws: Any, height: int, width: int, numpy: Any = ops
+    ) -> Any:
+        """Augmented images of some rows: `[batch, height, width, channels]`.
+
+        Args:
+            pixels: what `pixels(images)` gives.
+            rows: which images, int32 `[batch]`.
+            draws: what decides crop and flip, int32 `[batch]`, not negative.
+            height: of an image.
+            width: of an image.
+            numpy: `keras.ops`, or `numpy` for arrays on the host; both give the same images.
+        """
+        span = 2 * self.pad + 1
+        line = numpy.arange(height, dtype="int32")[None] + (draws % span - self.pad)[:, None]
+        column = numpy.arange(width, dtype="int32")[None]
+        if self.flip:
+            flipped = draws // span**2 % 2 == 1
+            column = numpy.where(flipped[:, None], width - 1 - column, column)
+        column = column + (draws // span % span - self.pad)[:, None]
+        inside = (line >= 0) & (line < height)
+        line = numpy.where(inside, (rows[:, None] * height + line) * width, OUTSIDE)
+        column = numpy.where((column >= 0) & (column < width), column, OUTSIDE)
+        pixel = line[:, :, None] + column[:, None, :]
+        padding = int(pixels.shape[0]) - 1
+        return numpy.take(pixels, numpy.where(pixel >= 0, pixel, padding), axis=0)
+
+
+def mixes(layer: Any) -> bool:
+    """Whether a layer mixes the samples of a batch, and their labels with them."""
+    return type(layer).__name__ in MIXING_LAYERS
+
+
+def transform(layers: Sequence[Any], images: Any, draws: Any) -> tuple[Any, Any]:
+    """Sends a batch through preprocessing layers, whose random numbers follow from its draws.
+
+    Returns:
+        `(images, mixing)`: row i of `mixing`, float32 `[batch, batch]`, has the weights with which
+        samples make up image i; None where no layer mixes.
+    """
+    images, draws, mixing = ops.convert_to_tensor(images), ops.convert_to_tensor(draws), None
+    states = [variable for layer in layers for variable in layer.variables]
+    # A generator's own state would depend on how many steps there were before.
+    seeds = [
+        ops.stack([draws[0] + number, ops.zeros_like(draws[0])]) for number in range(len(states))
+    ]
+    mapping = [
+        (state, ops.cast(seed, state.dtype)) for state, seed in zip(states, seeds, strict=True)
+    ]
+    with keras.StatelessScope(state_mapping=mapping):
+        for layer in layers:
+            if not mixes(layer):
+                images = layer(images, training=True)
+                continue
+            if mixing is None:
+                mixing = ops.eye(ops.shape(images)[0], dtype="float32")
+            # As labels that say which sample each is, they come out as weights of the samples.
+            mixed = layer({"images": images, "labels": mixing}, training=True)
+            images, mixing = mixed["images"], mixed["labels"]
+    return images, mixing
+
+
+class DeviceStage(keras.layers.Layer):
+    """What of a pipeline runs inside the compiled step: images that live on the device, layers.
+
+    A model has one; `fit` gives it the batches. The images are a weight of it, so that the step
+    finds them on the device, but one that is not saved.
+    """
+
+    def __init__(self):
+        super().__init__(trainable=False, dtype="float32", name="device_stage")
+        self.batches = None
+        self.built = True
+
+    def serve(self, batches: Any) -> bool:
+        """Turns to a pipeline; True if the step must be compiled anew for it."""
+        if batches is self.batches:
+            return False
+        had_work = self.batches is not None
+        self.batches = batches if getattr(batches, "in_step", False) else None
+        if hasattr(self, "pixels"):
+            del self.pixels
+        if self.batches is not None and batches.on_device:
+            self.pixels = self.add_weight(
+                shape=batches.pixels.shape,
+                initializer=lambda shape, dtype: ops.convert_to_tensor(batches.pixels, dtype),
+                dtype=str(batches.pixels.dtype),
+                trainable=False,
+                autocast=False,
+                name="pixels",
+            )
+        return had_work or self.batches is not None
+
+    def apply(self, x: dict, y: Any = None, sample_weight: Any = None) -> tuple[dict, Any, Any]:
+        """A batch as it comes from the host, turned into one to train on."""
+        inputs, draws, mixing = x["inputs"], x["draws"], None
+        if self.batches.on_device:
+            size = self.batches.image_size
+            inputs = self.batches.augment(ops.convert_to_tensor(self.pixels), inputs, draws, *size)
+        if self.batches.layers:
+            inputs, mixing = transform(self.batches.layers, inputs, draws)
+        x = {"inputs": inputs, "sample_index": x["sample_index"]}
+        if mixing is not None:
+            x["mixing"] = mixing
+            y = y if y is None else ops.matmul(mixing, ops.cast(y, "float32"))
+            if sample_weight is not None:
+                sample_weight = ops.matmul(mixing, ops.cast(sample_weight, "float32"))
+        return x, y, sample_weight
+
+    def save_own_variables(self, store):
+        """The images come from the data again."""
+
+    def load_own_variables(self, store):
+        """Nothing was saved."""

@@ -1,0 +1,297 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_lstsd import DUPS, LSTSD, SelfDistillation
+from keras_lstsd.data import CropAndFlip, SampleBatches
+from keras_lstsd.data.augmentation import transform
+from keras_lstsd.losses import log_softmax
+from keras_lstsd.methods.registry import METHODS
+
+SAMPLES, SIZE, CLASSES = 30, 6, 3
+draw = np.random.default_rng(0)
+IMAGES = draw.integers(0, 256, (SAMPLES, SIZE, SIZE, 3), np.uint8)
+LABELS = draw.integers(0, CLASSES, SAMPLES)
+ONE_HOT = np.eye(CLASSES, dtype="float32")[LABELS]
+CROP = CropAndFlip(pad=2, fill=(10, 20, 30))
+
+
+def cropped(image, number, pad=2, fill=(10, 20, 30)):
+    """One image the plain way: pad, cut out, flip."""
+    padded = np.empty((SIZE + 2 * pad, SIZE + 2 * pad, 3), np.uint8)
+    padded[:] = fill
+    padded[pad : pad + SIZE, pad : pad + SIZE] = image
+    span = 2 * pad + 1
+    top, left, flip = number % span, number // span % span, number // span**2 % 2
+    cut = padded[top : top + SIZE, left : left + SIZE]
+    return padded[top : top + SIZE, left : left + SIZE][:, ::-1] if flip else cut
+
+
+def batches(**options):
+    return SampleBatches(IMAGES, LABELS, batch_size=8, seed=3, **options)
+
+
+def student():
+    return keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3), dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def compiled(cls=LSTSD, loss="sparse", jit_compile="auto", **settings):
+    keras.utils.set_random_seed(1)
+    model = cls(student(), SAMPLES, **settings)
+    losses = {
+        "sparse": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
+    }
+    optimizer = keras.optimizers.SGD(0.1)
+    model.compile(optimizer, losses[loss], metrics=["accuracy"], jit_compile=jit_compile)
+    return model
+
+
+@pytest.mark.parametrize("backend", ["numpy", "keras.ops"])
+def test_each_draw_is_one_crop_and_flip(backend):
+    rows = np.repeat(np.arange(2, dtype="int32"), 50)
+    draws = np.tile(np.arange(50, dtype="int32"), 2)
+    numpy = np if backend == "numpy" else keras.ops
+    images = CROP(CROP.pixels(IMAGES), rows, draws, SIZE, SIZE, numpy)
+    expected = [cropped(IMAGES[row], number) for row, number in zip(rows, draws, strict=True)]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(images), expected)
+    assert keras.backend.standardize_dtype(images.dtype) == "uint8"
+
+
+def test_crops_and_flips_are_as_often_as_they_should_be():
+    data = SampleBatches(np.zeros((20_000, 1)), np.zeros(20_000), seed=0)
+    for epoch in range(2):
+        data.begin_epoch(epoch)
+        counts = np.bincount(data.epoch_draws(np.arange(20_000)) % 50, minlength=50)
+        assert ((counts - 400) ** 2 / 400).sum() < 85.4  # chi-square, 49 degrees, p = 0.001
+
+
+def test_the_augmentation_of_a_sample_is_pinned():
+    """A saved run resumes under later versions with the same images."""
+    data = batches(augment=CROP)
+    assert data.epoch_draws(np.arange(4)).tolist() == PINNED
+    data.begin_epoch(1)
+    assert (data.epoch_draws(np.arange(30)) != batches().epoch_draws(np.arange(30))).all()
+
+
+PINNED = [745468456, 1532912687, 2077855093, 1918382946]
+
+
+def of_epoch(data, epoch, stage=None):
+    """Images by sample, as the step sees them."""
+    data.begin_epoch(epoch)
+    found = {}
+    for step in range(len(data)):
+        x, _ = data[step]
+        if "draws" in x:
+            model = stage or compiled()
+            model._device_stage.serve(data)
+            x, *_ = model._device_stage.apply(keras.tree.map_structure(keras.ops.array, x))
+        images = keras.ops.convert_to_numpy(x["inputs"])
+        found |= dict(zip(np.array(x["sample_index"]).tolist(), images, strict=True))
+    return np.stack([found[i] for i in range(SAMPLES)])
+
+
+def test_images_are_the_same_on_host_and_device_and_epochs_differ():
+    host, device = batches(augment=CROP), batches(augment=CROP, on_device=True)
+    first = of_epoch(host, 0)
+    np.testing.assert_array_equal(of_epoch(device, 0), first)
+    np.testing.assert_array_equal(of_epoch(device, 4), of_epoch(host, 4))
+    np.testing.assert_array_equal(of_epoch(host, 0), first)
+    assert (of_epoch(host, 1) != first).any((1, 2, 3)).mean() > 0.8
+    host.begin_epoch(0)
+    numbers = host.epoch_draws(np.arange(SAMPLES))
+    np.testing.assert_array_equal(first[5], cropped(IMAGES[5], numbers[5]))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_dataset_yields_the_same_images(on_device):
+    data = batches(augment=CROP, on_device=on_device)
+    dataset = data.tf_dataset()
+    for epoch in (1, 0):
+        data.begin_epoch(epoch)
+        for step, element in enumerate(dataset.as_numpy_iterator()):
+            for a, b in zip(
+                keras.tree.flatten(element), keras.tree.flatten(data[step]), strict=True
+            ):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_training_is_the_same_in_both_modes_bit_for_bit(jit_compile):
+    histories, models = [], []
+    for on_device in (False, True):
+        model = compiled(jit_compile=jit_compile, mini_generation_epochs=1)
+        data = batches(augment=CROP, on_device=on_device)
+        validation = {"validation_data": (IMAGES, LABELS), "verbose": 0}
+        histories.append(model.fit(data, epochs=3, **validation).history)
+        models.append(model)
+    assert histories[0] == histories[1]
+    for first, second in zip(*(m.student.get_weights() for m in models), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_images_on_the_device_are_not_saved(tmp_path):
+    model = compiled()
+    model.fit(batches(on_device=True), verbose=0)
+    model.save(tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").stat().st_size < 60_000
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    histories = [m.fit(batches(on_device=True), verbose=0).history for m in (model, again)]
+    assert histories[0] == histories[1]
+
+
+def test_a_model_turns_from_one_pipeline_to_another():
+    model, plain = compiled(), compiled()
+    for _ in range(2):
+        model.fit(batches(augment=CROP, on_device=True), verbose=0)
+        model.fit(batches(), verbose=0)
+        plain.fit(batches(augment=CROP), verbose=0)
+        plain.fit(batches(), verbose=0)
+    for first, second in zip(model.student.get_weights(), plain.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_layers_draw_anew_from_the_draws():
+    noise = layers.RandomBrightness(0.9)
+    images, draws = IMAGES[:8].astype("float32"), np.arange(8, dtype="int32")
+    first, mixing = transform([noise], images, draws)
+    noise(images, training=True)
+    again, _ = transform([noise], images, draws)
+    other, _ = transform([noise], images, draws + 1)
+    first, again, other = map(keras.ops.convert_to_numpy, (first, again, other))
+    assert mixing is None
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - images).max() > 10
+    assert np.abs(first - other).max() > 10
+
+
+# CutMix's weights are those of a box that lies between pixels: right to a few percent.
+@pytest.mark.parametrize(
+    ("layer", "error"), [(layers.MixUp(0.8), 1e-5), (layers.CutMix(0.8), 0.04)]
+)
+def test_the_mixing_says_which_samples_make_up_an_image(layer, error):
+    # Image i has brightness 10^i: of what a mixture is made shows in its mean.
+    images = np.ones((4, 64, 64, 1), "float32") * (10.0 ** np.arange(4))[:, None, None, None]
+    mixed, mixing = map(
+        keras.ops.convert_to_numpy, transform([layer], images, np.arange(4, dtype="int32"))
+    )
+    np.testing.assert_allclose(mixing.sum(1), 1, atol=1e-6)
+    assert not np.allclose(mixing, np.eye(4))
+    means = mixed.mean((1, 2, 3))
+    np.testing.assert_allclose(means, mixing @ images[:, 0, 0, 0], atol=error * 1000)
+
+
+class Halves:
+    """Mixes each sample half and half with the one before it."""
+
+    variables = ()
+
+    def __call__(self, data, training):
+        return {
+            name: (value + keras.ops.roll(value, 1, axis=0)) / 2 for name, value in data.items()
+        }
+
+
+Halves.__name__ = "MixUp"
+
+
+def test_teachers_and_labels_are_mixed_as_the_samples_are():
+    """An epoch by hand: the teacher of a mixture is the mixture of the rows of its samples."""
+    x = draw.normal(size=(6, 4)).astype("float32")
+    y = np.eye(CLASSES, dtype="float32")[[0, 1, 2, 0, 1, 2]]
+    weight = np.array([1, 1, 2, 1, 3, 1], "float32")
+    linear = keras.Sequential([keras.Input((4,)), layers.Dense(CLASSES)])
+    model = LSTSD(linear, 6, mini_generation_epochs=1, temperature=1.0, short_weight=0.0)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    data = SampleBatches(x, y, weight, batch_size=6, shuffle=False, layers=[Halves()])
+    half = (np.eye(6) + np.roll(np.eye(6), 1, axis=0)) / 2
+    p = np.exp(keras.ops.convert_to_numpy(log_softmax(linear(half.astype("float32") @ x))))
+    history = model.fit(data, epochs=2, verbose=0).history
+    rows, _ = model.long_term.numpy()
+    np.testing.assert_allclose(rows, np.log(p), atol=1e-5)
+    divergence = (p * (np.log(p) - np.log(half @ p))).sum(-1)
+    np.testing.assert_allclose(history["long_term_loss"][1], divergence.mean(), atol=1e-5)
+    assert history["teacher_coverage"] == [0, 1]
+    compiled_loss = -(half @ y * np.log(p)).sum(-1)
+    expected = ((compiled_loss + 2.4 * divergence) * (half @ weight)).mean()
+    np.testing.assert_allclose(history["loss"][1], expected, rtol=1e-5)
+
+
+def test_a_mixture_with_a_sample_that_has_no_teacher_has_none():
+    model = LSTSD(student(), SAMPLES)
+    from keras_lstsd.self_distillation import Batch
+
+    model.long_term.write([0, 1], np.log(np.full((2, CLASSES), 1 / CLASSES, "float32")))
+    mixing = np.array([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 1, 0]], "float32")
+    batch = Batch(None, None, np.array([0, 1, 2], "int32"), None, None, {}, mixing)
+    _, known = batch.read(model.long_term)
+    assert keras.ops.convert_to_numpy(known).tolist() == [True, False, True]
+
+
+def test_dups_mixes_the_rows_of_the_classes():
+    model = DUPS(student(), SAMPLES, mini_generation_epochs=1)
+    q = np.array([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2]], "float32")
+    model.class_table.collect(np.array([0, 1]), q)
+    model.class_table.rotate()
+    shares = np.array([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]], "float32")
+    rows, known = map(keras.ops.convert_to_numpy, model.class_table.read(shares))
+    assert known.tolist() == [True, False, True]
+    np.testing.assert_allclose(np.exp(rows[[0, 2]]), [0.25 * q[0] + 0.75 * q[1], q[0]], atol=1e-6)
+
+
+ON_JAX = keras.backend.backend() == "jax"
+
+
+@pytest.mark.parametrize("name", ["lstsd", "dups", "snapshot_ensemble"] if ON_JAX else METHODS)
+def test_every_method_trains_on_mixtures_as_with_the_same_pipeline_on_the_host(name):
+    method = METHODS[name]
+    losses = []
+    for on_device in (False, True):
+        model = compiled(method.cls, "one-hot", **(method.arguments | method.tiny))
+        data = SampleBatches(
+            IMAGES,
+            ONE_HOT,
+            batch_size=8,
+            augment=CROP,
+            layers=[layers.MixUp(0.4)],
+            on_device=on_device,
+        )
+        losses.append(model.fit(data, epochs=4, verbose=0).history)
+    # On JAX the arithmetic of a layer is fused with what comes before it, and rounded otherwise.
+    for log in losses[0]:
+        tolerance = 1e-3 if ON_JAX else 0
+        np.testing.assert_allclose(losses[0][log], losses[1][log], tolerance, tolerance)
+    if "teacher_coverage" in losses[0]:
+        assert losses[0]["teacher_coverage"][-1] == 1
+
+
+def test_what_cannot_be_augmented_is_told():
+    with pytest.raises(ValueError, match="Images are augmented as one array"):
+        SampleBatches({"a": IMAGES}, LABELS, augment=CROP)
+    with pytest.raises(ValueError, match="works on images in memory"):
+        SampleBatches(IMAGES[..., 0], LABELS, on_device=True)
+    with pytest.raises(ValueError, match="one-hot"):
+        SampleBatches(IMAGES, LABELS, layers=[layers.MixUp()])
+    with pytest.raises(ValueError, match="pad=-1"):
+        CropAndFlip(pad=-1)
+
+
+def test_evaluation_sees_no_augmentation():
+    model = compiled(SelfDistillation)
+    model.fit(batches(augment=CropAndFlip(pad=5), on_device=True), verbose=0)
+    expected = model.evaluate(IMAGES, LABELS, verbose=0)
+    plain = student()
+    plain.set_weights(model.student.get_weights())
+    plain.compile(loss=keras.losses.SparseCategoricalCrossentropy(True), metrics=["accuracy"])
+    np.testing.assert_allclose(plain.evaluate(IMAGES, LABELS, verbose=0), expected, rtol=1e-5)

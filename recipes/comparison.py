@@ -1,22 +1,23 @@
 """What the recipes share: a list of runs, done one after the other, kept on disk, and a table.
 
 A run is named by strings and numbers, such as `{"task": "rte", "method": "lstsd", "seed": 3}`.
-Its result is written as soon as it is there, and a run whose result is there is not repeated.
+Its result is written as soon as it is there, and a run whose result is there is not repeated. A
+run that was interrupted goes on after the last epoch it finished.
 """
 
 import json
 import math
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 from absl import logging
 
-from keras_lstsd import SelfDistillation
+from keras_lstsd import SelfDistillation, checkpoints
 from keras_lstsd.methods.registry import Method
 from keras_lstsd.schedules import CyclicCosine
 
@@ -46,21 +47,31 @@ class Results:
 
     def add(self, run: dict) -> None:
         self.runs.append(run)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}, indent=1))
-        os.replace(part, self.path)
+        with checkpoints.replacing(self.path) as part:
+            part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}, indent=1))
+
+    def backup(self, run: dict) -> keras.callbacks.Callback:
+        """With this callback `fit` resumes a run that was interrupted."""
+        folder = self.path.parent / "backups" / run_name(run)
+        return keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
 
     def scores(self, **name: str) -> dict[int, float]:
         """Score by seed of the runs of that name."""
         return {run["seed"]: run["score"] for run in self.runs if name.items() <= run.items()}
 
 
+def run_name(run: dict) -> str:
+    """A run's name, for folders."""
+    return "-".join(str(value) for value in run.values())
+
+
 def train_all(
-    runs: Sequence[dict], results: Results, train: Callable[[dict], dict], title: str
+    runs: Sequence[dict], results: Results, train: Callable[[dict, list], dict], title: str
 ) -> bool:
     """Does what is left of the runs; True when all are done, False when Ctrl-C came between.
 
-    `train(run)` gives the run's outcome, `"score"` (in %) among it.
+    `train(run, callbacks)` gives the run's outcome, `"score"` (in %) among it; with the callbacks
+    `fit` resumes an interrupted run.
     """
     left = [run for run in runs if not results.has(run)]
     if len(left) < len(runs):
@@ -71,9 +82,9 @@ def train_all(
         try:
             keras.utils.set_random_seed(run["seed"])
             start = time.monotonic()
-            outcome = train(run)
+            outcome = train(run, [EpochLine(run), results.backup(run)])
         except KeyboardInterrupt:
-            logging.info("Stopped. The runs that were finished are in %s.", results.path)
+            logging.info("Stopped. The same command goes on from %s.", results.path.parent)
             return False
         results.add({**run, **outcome, "seconds": round(time.monotonic() - start, 1)})
         minutes = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1) / 60
@@ -93,22 +104,28 @@ def train_all(
 def compiled(
     model: SelfDistillation,
     method: Method,
-    optimizer: str,
+    optimizer: Callable[[Any], keras.optimizers.Optimizer],
     learning_rate: float,
     epochs: int,
     batch_size: int,
+    decayed: Any = None,
+    **options: Any,
 ) -> SelfDistillation:
-    """The model with the method's learning rate and loss, for one-hot labels."""
+    """The model with the method's learning rate and loss, for one-hot labels.
+
+    `optimizer` makes one of a learning rate: a cyclic one where the method has cycles, else
+    `decayed`, or `learning_rate` all the time. `options` are those of `compile`.
+    """
     steps = math.ceil(model.num_samples / batch_size)
+    rate = learning_rate if decayed is None else decayed
     if method.cyclic:
-        learning_rate = CyclicCosine(
+        rate = CyclicCosine(
             learning_rate, model.mini_generation_epochs * steps, total_steps=epochs * steps
         )
-    config = {"class_name": optimizer, "config": {"learning_rate": learning_rate}}
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=model.from_logits, label_smoothing=method.label_smoothing
     )
-    model.compile(keras.optimizers.get(config), loss, metrics=["accuracy"])
+    model.compile(optimizer(rate), loss, metrics=["accuracy"], **options)
     return model
 
 

@@ -10,6 +10,7 @@ On 2 CPU cores, 5 seeds: 1.1 minutes (7 with --method=all). Plain training 71.71
 81.03 +- 2.47 %, paired difference +9.32 +- 1.37 (standard error). All methods: see BUILD.md.
 """
 
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -25,7 +26,9 @@ METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods, comma-separate
 SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... to train with.", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 60, "Epochs of each run.", lower_bound=1)
 WRONG_LABELS = flags.DEFINE_float("wrong_labels", 0.4, "Share of wrong training labels.", 0.0, 1.0)
-OUTPUT_DIR = flags.DEFINE_string("output_dir", "results/digits", "Where results.json is kept.")
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", "results/digits", "Where results are kept; the same again resumes."
+)
 SMOKE = flags.DEFINE_bool("smoke", False, "Two seeds and three epochs, to see that it runs.")
 
 
@@ -42,20 +45,20 @@ def student() -> keras.Model:
     )
 
 
-def train(run: dict, epochs: int, wrong_labels: float) -> dict:
+def train(run: dict, callbacks: list, epochs: int, wrong_labels: float) -> dict:
     """Trains one method with one seed; the score is the accuracy on the clean test digits in %."""
     (x_train, y_train), (x_test, y_test) = digits.load()
     labels, _ = digits.with_wrong_labels(y_train, wrong_labels, digits.NUM_CLASSES, run["seed"])
     method = METHODS[run["method"]]
     model = method.cls(student(), num_samples=len(x_train), **method.settings(epochs))
-    comparison.compiled(model, method, "adam", 1e-3, epochs, BATCH_SIZE)
+    comparison.compiled(model, method, keras.optimizers.Adam, 1e-3, epochs, BATCH_SIZE)
     model.fit(
         x_train,
         keras.utils.to_categorical(labels, digits.NUM_CLASSES),
         batch_size=BATCH_SIZE,
         epochs=epochs,
         verbose=0,
-        callbacks=[comparison.EpochLine(run)],
+        callbacks=callbacks,
     )
     accuracy = (model.predict(x_test, verbose=0).argmax(-1) == y_test).mean()
     return {"score": 100 * float(accuracy)}
@@ -71,7 +74,7 @@ def main(argv):
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = comparison.Results(folder / "results.json", settings)
     runs = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
-    done = comparison.train_all(runs, results, lambda run: train(run, **settings), "digits")
+    done = comparison.train_all(runs, results, partial(train, **settings), "digits")
     table = comparison.method_table(results, methods)
     results.path.with_name("table.md").write_text(table + "\n")
     share = round(100 * WRONG_LABELS.value)

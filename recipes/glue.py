@@ -16,6 +16,7 @@ the step as a whole; TensorFlow spends more per step on the same network, most o
 sentences are short.
 """
 
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -39,7 +40,9 @@ OPTIMIZER = flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "Plain SGD, o
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 8e-3, "Learning rate.")
 EMBEDDING_DIM = flags.DEFINE_integer("embedding_dim", 32, "Entries of a word vector.")
 FILTERS = flags.DEFINE_integer("filters", 100, "Filters of each of the widths 3, 4 and 5.")
-OUTPUT_DIR = flags.DEFINE_string("output_dir", "results/glue", "Where results are kept.")
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", "results/glue", "Where results are kept; the same again resumes."
+)
 SMOKE = flags.DEFINE_bool("smoke", False, "64 sentences, two epochs, one seed: does it run?")
 
 # Words that a row holds: at least three in four of the task are not longer; padding costs time.
@@ -76,7 +79,7 @@ class Encoded:
         self.train_labels, self.dev_labels = train.labels[:rows], dev.labels[:rows]
 
 
-def train(run: dict, data: Encoded, settings: dict) -> dict:
+def train(run: dict, callbacks: list, data: Encoded, settings: dict) -> dict:
     """Trains one method with one seed; the score is its metric on dev after the last epoch."""
     student = text_cnn(
         data.vocabulary_size,
@@ -88,22 +91,18 @@ def train(run: dict, data: Encoded, settings: dict) -> dict:
     method = METHODS[run["method"]]
     epochs, batch_size = settings["epochs"], settings["batch_size"]
     model = method.cls(student, num_samples=len(data.train), **method.settings(epochs))
-    comparison.compiled(
-        model, method, settings["optimizer"], settings["learning_rate"], epochs, batch_size
-    )
-    history = model.fit(
+    optimizer = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[settings["optimizer"]]
+    comparison.compiled(model, method, optimizer, settings["learning_rate"], epochs, batch_size)
+    model.fit(
         data.train,
         keras.utils.to_categorical(data.train_labels, 2),
         batch_size=batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=[comparison.EpochLine(run)],
-    ).history
+        callbacks=callbacks,
+    )
     predictions = model.predict(data.dev, batch_size=256, verbose=0).argmax(-1)
-    return {
-        "score": glue.score(run["task"], data.dev_labels, predictions),
-        "train_accuracy": 100 * history["accuracy"][-1],
-    }
+    return {"score": glue.score(run["task"], data.dev_labels, predictions)}
 
 
 def main(argv):
@@ -128,11 +127,8 @@ def main(argv):
             for seed in range(seeds)
             for method in methods
         ]
-
-        def train_one(run, data=data):
-            return train(run, data, settings)
-
-        done = comparison.train_all(runs, results, train_one, "glue")
+        one = partial(train, data=data, settings=settings)
+        done = comparison.train_all(runs, results, one, "glue")
         if not done:
             break
     lines = []

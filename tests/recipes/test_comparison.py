@@ -17,14 +17,14 @@ def results(tmp_path):
     return comparison.Results(tmp_path / "a" / "results.json", SETTINGS)
 
 
-def score(run):
+def score(run, callbacks=()):
     return {"score": 10 * (run["method"] == "lstsd") + run["seed"] ** 2}
 
 
 def test_finished_runs_are_kept_and_not_repeated(tmp_path):
     done = []
 
-    def stopped_by_a_person(run):
+    def stopped_by_a_person(run, callbacks):
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(run)
@@ -34,7 +34,7 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path):
     assert len(json.loads((tmp_path / "a/results.json").read_text())["runs"]) == 3
     again = []
     kept = results(tmp_path)
-    assert comparison.train_all(RUNS, kept, lambda run: again.append(run) or score(run), "test")
+    assert comparison.train_all(RUNS, kept, lambda run, _: again.append(run) or score(run), "test")
     assert done + again == RUNS
     assert kept.scores(method="lstsd") == {0: 10, 1: 11, 2: 14}
 
@@ -42,7 +42,7 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path):
 def test_each_run_starts_from_its_seed(tmp_path):
     drawn = []
     comparison.train_all(
-        RUNS, results(tmp_path), lambda run: drawn.append(random.random()) or score(run), "test"
+        RUNS, results(tmp_path), lambda run, _: drawn.append(random.random()) or score(run), "test"
     )
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 
@@ -82,7 +82,7 @@ def test_methods_get_their_learning_rate_and_loss():
         method = METHODS[name]
         student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
         model = method.cls(student, num_samples=10, **method.settings(epochs))
-        return comparison.compiled(model, method, "sgd", 0.1, epochs, batch_size=4)
+        return comparison.compiled(model, method, keras.optimizers.SGD, 0.1, epochs, batch_size=4)
 
     plain = compiled("vanilla", 20)
     assert float(plain.optimizer.learning_rate.numpy()) == pytest.approx(0.1)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -93,3 +94,34 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
     assert "Traceback" not in log
     assert "vanilla" in output
     assert 1 <= len(runs_in(tmp_path)) < 1000
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_score(tmp_path):
+    flags = ("digits", "--method=lstsd", "--seeds=1", "--epochs=40")
+    through, resumed = tmp_path / "through", tmp_path / "resumed"
+    start(*flags, f"--output_dir={through}")
+    process = subprocess.Popen(
+        recipe(*flags, f"--output_dir={resumed}"), cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    previous = resumed / "backups/lstsd-0/latest.weights.h5.bkp"
+    deadline = time.monotonic() + 120
+    while not previous.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (resumed / "results.json").exists()
+    start(*flags, f"--output_dir={resumed}")
+    assert runs_in(resumed)[0]["score"] == runs_in(through)[0]["score"]
+
+
+def test_cifar100_and_what_is_made_of_it(tmp_path):
+    flags = ("--smoke", f"--output_dir={tmp_path}/out")
+    result = start("table3", "--method=lstsd", "--device_data", "--jit_compile", *flags)
+    assert "CIFAR-100, test accuracy (%), resnet8" in result.stdout
+    folder = tmp_path / "out-smoke"
+    student = keras.saving.load_model(folder / "resnet8-lstsd-0/student.keras")
+    assert student.input_shape == (None, 32, 32, 3)
+    assert len((folder / "resnet8-lstsd-0/history.csv").read_text().splitlines()) == 3
+    result = start("figure2", "--lengths=1", "--mixed_precision", *flags)
+    assert "| epochs | resnet8 |" in result.stdout
+    assert [run.get("mini_generation_epochs") for run in runs_in(folder)] == [None, 1]

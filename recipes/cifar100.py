@@ -1,0 +1,273 @@
+"""CIFAR-100: a network and a method of the papers, at the papers' settings.
+
+    python -m recipes.cifar100 --network=resnet20 --method=vanilla,lstsd --data_dir=DIR
+
+`--data_dir` holds cifar-100-binary or cifar-100-python, as a folder or an archive; without it
+tensorflow-datasets is asked. By default a training is that of the paper (see `NETWORKS`); the
+score is the accuracy on the 10,000 test images after the last epoch. The same command resumes an
+interrupted run after the last epoch it finished, and does not repeat a finished one. On a GPU add
+`--device_data --mixed_precision --jit_compile`. Scores: see BUILD.md.
+
+In --output_dir: results.json, table.md, and for each run a folder with its history (history.csv),
+the trained student (student.keras), and logs for TensorBoard where it is installed and TensorFlow
+is the backend.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import keras
+import numpy as np
+from absl import app, flags, logging
+
+from keras_lstsd import backbones, schedules
+from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100
+from keras_lstsd.methods.registry import METHODS
+from recipes import comparison
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with the settings that a paper trains it at."""
+
+    build: Callable[..., keras.Model]
+    epochs: int
+    batch_size: int
+    cosine: bool = False
+    """One cosine, instead of a tenth at 25, 50 and 75 % of the training."""
+
+
+# Jiang et al. 2020 train ResNets and DenseNet-100, Yang et al. 2021 (DUPS) the rest.
+NETWORKS = {
+    "resnet8": Network(partial(backbones.cifar_resnet, 8), 164, 128),
+    "resnet20": Network(partial(backbones.cifar_resnet, 20), 164, 128),
+    "resnet32": Network(partial(backbones.cifar_resnet, 32), 164, 128),
+    "resnet56": Network(partial(backbones.cifar_resnet, 56), 164, 128),
+    "resnet110": Network(partial(backbones.cifar_resnet, 110), 164, 128),
+    "densenet100": Network(partial(backbones.cifar_densenet, 100), 300, 64),
+    "densenet40": Network(
+        partial(backbones.cifar_densenet, 40, bottleneck=False), 240, 64, cosine=True
+    ),
+    "preact_resnet18": Network(partial(backbones.preact_resnet, 18), 160, 64, cosine=True),
+    "preact_resnet34": Network(partial(backbones.preact_resnet, 34), 160, 64, cosine=True),
+    "preact_resnet50": Network(partial(backbones.preact_resnet, 50), 160, 64, cosine=True),
+    "preact_resnet101": Network(partial(backbones.preact_resnet, 101), 160, 64, cosine=True),
+    "wide_resnet28": Network(partial(backbones.wide_resnet, 28, 10), 160, 64, cosine=True),
+    "resnext29": Network(backbones.resnext, 160, 64, cosine=True),
+}
+LEARNING_RATE = 0.1
+WEIGHT_DECAY = 1e-4
+# Cycles of the snapshot methods are of 40 epochs in a training of 164.
+SNAPSHOT_CYCLE = 40 / 164
+
+NETWORK = flags.DEFINE_string("network", None, "Networks, comma-separated; none: a default.")
+METHOD = flags.DEFINE_string("method", None, "Methods, comma-separated, or all; none: a default.")
+EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs; none takes the paper's.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples a step; none: the paper's.", 1)
+SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first so many images.", 1)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder with CIFAR-100's files; none takes tensorflow-datasets."
+)
+SEED = flags.DEFINE_string("seed", "0", "Seeds, comma-separated.")
+MIXED_PRECISION = flags.DEFINE_bool("mixed_precision", False, "Computes in bfloat16.")
+JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "XLA; none leaves it to Keras.")
+DEVICE_DATA = flags.DEFINE_bool("device_data", False, "Keeps the images on the device.")
+VALIDATION_FREQ = flags.DEFINE_integer(
+    "validation_freq", 10, "Tests after every so many epochs, besides at the end.", 1
+)
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", "results/cifar100", "Where results are kept; the same again resumes."
+)
+SMOKE = flags.DEFINE_bool(
+    "smoke", False, "64 images, two epochs, eight layers; random images where no --data_dir is."
+)
+
+# Jiang et al. 2020, Tables 1 and 3: test accuracy in %.
+PAPER = {
+    "vanilla": (66.43, 68.39, 70.06, 71.47, 78.00),
+    "mean_teacher": (68.37, 70.26, 72.00, 72.57, 76.80),
+    "snapshot_ensemble": (67.46, 69.49, 70.45, 71.91, 78.00),
+    "temporal_ensembling": (67.90, 69.79, 71.20, 71.99, 77.13),
+    "snapshot_distillation": (68.24, 69.84, 70.78, 72.48, 78.83),
+    "lstsd": (69.42, 71.51, 73.17, 73.83, 79.35),
+    "lstsd_without_long": (69.09, 71.16, 73.15, 73.35),
+    "lstsd_without_short": (68.82, 70.71, 72.79, 73.23),
+    "single_teacher_lstsd": (67.85, 69.88, 70.66, 72.25),
+}
+PAPER_NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "densenet100")
+
+
+class Data:
+    """CIFAR-100 in memory, as uint8 and one-hot labels."""
+
+    def __init__(self, data_dir: str | None, samples: int | None, random: bool = False):
+        if random:
+            draw = np.random.default_rng(0)
+            splits = [
+                (draw.integers(0, 256, (64, 32, 32, 3), np.uint8), draw.integers(0, 100, 64))
+                for _ in range(2)
+            ]
+        else:
+            splits = [cifar100.load(split, data_dir) for split in ("train", "test")]
+        (self.x_train, y_train), (self.x_test, self.y_test) = splits
+        self.x_train = self.x_train[:samples]
+        self.y_train = keras.utils.to_categorical(y_train[:samples], cifar100.NUM_CLASSES)
+
+
+def student(network: str) -> keras.Model:
+    """The network behind a normalization: it takes images as uint8 `[batch, 32, 32, 3]`."""
+    images = keras.Input((32, 32, 3), dtype="uint8", name="images")
+    normalized = keras.layers.Normalization(
+        mean=cifar100.MEAN, variance=cifar100.STD**2, dtype="float32", name="normalized"
+    )(images)
+    core = NETWORKS[network].build(num_classes=cifar100.NUM_CLASSES, weight_decay=WEIGHT_DECAY)
+    return keras.Model(images, core(normalized), name=network)
+
+
+def method_settings(run: dict, epochs: int) -> dict:
+    """Arguments of a run's method: the paper's for CIFAR-100, cycles in proportion to `epochs`."""
+    method = METHODS[run["method"]]
+    settings = dict(method.arguments)
+    if run["method"].startswith("snapshot"):
+        settings["mini_generation_epochs"] = max(1, round(SNAPSHOT_CYCLE * epochs))
+    elif method.cycles:
+        settings["mini_generation_epochs"] = -(-epochs // method.cycles)
+    if "mini_generation_epochs" in run:
+        settings["mini_generation_epochs"] = run["mini_generation_epochs"]
+    return settings
+
+
+def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) -> dict:
+    """Trains one network with one method and one seed; the score is the test accuracy in %."""
+    network, method = NETWORKS[run["network"]], METHODS[run["method"]]
+    epochs = settings["epochs"] or network.epochs
+    batch_size = settings["batch_size"] or network.batch_size
+    keras.config.set_dtype_policy("mixed_bfloat16" if settings["mixed_precision"] else "float32")
+    model = method.cls(
+        student(run["network"]), num_samples=len(data.x_train), **method_settings(run, epochs)
+    )
+    steps = epochs * -(-len(data.x_train) // batch_size)
+    if network.cosine:
+        rate = schedules.CyclicCosine(LEARNING_RATE, steps, steps)
+    else:
+        rate = schedules.StepDecay(LEARNING_RATE, steps)
+    jit_compile = JIT_COMPILE.value
+    comparison.compiled(
+        model,
+        method,
+        partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+        LEARNING_RATE,
+        epochs,
+        batch_size,
+        decayed=rate,
+        jit_compile="auto" if jit_compile is None else jit_compile,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    callbacks = [keras.callbacks.CSVLogger(folder / "history.csv", append=True), *callbacks]
+    if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    batches = SampleBatches(
+        data.x_train,
+        data.y_train,
+        batch_size=batch_size,
+        # Padded with the mean colour, which is 0 to the network.
+        augment=CropAndFlip(pad=4, fill=cifar100.MEAN.round()),
+        on_device=DEVICE_DATA.value,
+    )
+    y_test = keras.utils.to_categorical(data.y_test, cifar100.NUM_CLASSES)
+    model.fit(
+        batches,
+        epochs=epochs,
+        verbose=0,
+        callbacks=callbacks,
+        validation_data=(data.x_test, y_test),
+        validation_batch_size=500,
+        validation_freq=VALIDATION_FREQ.value,
+    )
+    model.student.save(folder / "student.keras")
+    predictions = model.predict(data.x_test, batch_size=500, verbose=0).argmax(-1)
+    return {"score": 100 * float((predictions == data.y_test).mean())}
+
+
+def compare(runs: Sequence[dict], name: str, tables: Callable[[comparison.Results], str]) -> int:
+    """Does the runs and prints the tables that are made of their results."""
+    settings = {flag.name: flag.value for flag in (EPOCHS, BATCH_SIZE, SAMPLES, MIXED_PRECISION)}
+    folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
+    if SMOKE.value:
+        settings |= {"epochs": 2, "batch_size": 32, "samples": 64}
+    results = comparison.Results(folder / "results.json", settings)
+    data = Data(DATA_DIR.value, settings["samples"], SMOKE.value and DATA_DIR.value is None)
+
+    def train_one(run, callbacks):
+        keras.backend.clear_session()
+        return train(run, callbacks, data, settings, folder / comparison.run_name(run))
+
+    done = comparison.train_all(runs, results, train_one, name)
+    text = tables(results)
+    (folder / f"{name}.md").write_text(text)
+    print(f"\n{text}\nResults of each run: {results.path}")
+    return 0 if done else comparison.INTERRUPTED
+
+
+def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
+    """For each network the methods, with the paper's numbers beside ours."""
+
+    def tables(results):
+        parts = []
+        for network in networks:
+            column = PAPER_NETWORKS.index(network) if network in PAPER_NETWORKS else 99
+            paper = {
+                method: row[column] for method, row in PAPER.items() if column < len(row)
+            } or None
+            table = comparison.method_table(results, methods, paper, network=network)
+            parts += [f"CIFAR-100, test accuracy (%), {network}:", "", table, ""]
+        return "\n".join(parts)
+
+    return tables
+
+
+def seeds() -> list[int]:
+    """The values of --seed."""
+    if not all(seed.isdecimal() for seed in SEED.value.split(",")):
+        raise SystemExit(
+            f"Received: --seed={SEED.value}. Expected: whole numbers, comma-separated, as 0,1,2."
+        )
+    return [int(seed) for seed in SEED.value.split(",")]
+
+
+def product(networks: Sequence[str], methods: Sequence[str]) -> list[dict]:
+    """A run for each network, seed and method."""
+    return [
+        {"network": network, "method": method, "seed": seed}
+        for network in networks
+        for seed in seeds()
+        for method in methods
+    ]
+
+
+def prepare(argv: Sequence[str], networks: Sequence[str]) -> list[str]:
+    """Refuses words that are no flags; the networks of --network, by default those given."""
+    if argv[1:]:
+        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    logging.set_verbosity(logging.INFO)
+    if SMOKE.value:
+        return ["resnet8"]
+    return comparison.names("network", NETWORK.value or ",".join(networks), list(NETWORKS))
+
+
+def table(argv: Sequence[str], name: str, methods: Sequence[str], networks: Sequence[str]) -> int:
+    """Methods on networks, by default those given, as a table for each network."""
+    networks = prepare(argv, networks)
+    methods = comparison.names("method", METHOD.value or ",".join(methods), list(METHODS))
+    return compare(product(networks, methods), name, network_tables(networks, methods))
+
+
+def main(argv):
+    return table(argv, "table", ("vanilla", "lstsd"), ("resnet20",))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,49 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_lstsd.data import cifar100
+from keras_lstsd.methods.registry import METHODS
+from recipes import comparison
+from tests.recipes.loading import load
+
+recipe = load("cifar100")
+
+
+def test_the_student_normalizes_raw_images():
+    student = recipe.student("resnet8")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    core = next(layer for layer in student.layers if isinstance(layer, keras.Model))
+    normalized = (images.astype("float32") - cifar100.MEAN) / cifar100.STD
+    expected = core.predict(normalized, verbose=0)
+    assert expected.shape == (2, 100)
+    np.testing.assert_allclose(student.predict(images, verbose=0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("run", "epochs", "length"),
+    [
+        ({"method": "lstsd"}, 164, 6),
+        ({"method": "lstsd", "mini_generation_epochs": 20}, 164, 20),
+        ({"method": "snapshot_distillation"}, 164, 40),
+        ({"method": "snapshot_ensemble"}, 300, 73),
+        ({"method": "dups"}, 160, 16),
+    ],
+)
+def test_mini_generations_are_as_long_as_in_the_papers(run, epochs, length):
+    settings = recipe.method_settings(run, epochs)
+    model = METHODS[run["method"]].cls(
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]), 5, **settings
+    )
+    assert model.mini_generation_epochs == length
+    assert getattr(model, "temperature", 2.0) in (2.0, 6.0)
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path):
+    results = comparison.Results(tmp_path / "results.json", {})
+    results.add({"network": "resnet56", "method": "lstsd", "seed": 0, "score": 70.0})
+    text = recipe.network_tables(["resnet56", "resnet8"], ["lstsd"])(results)
+    assert "73.17" in text
+    assert "resnet8" in text
+    without_paper = text.split("resnet8")[1]
+    assert "paper" not in without_paper

@@ -324,7 +324,7 @@ def test_an_index_of_another_dtype_or_shape_is_refused(index):
 
 
 def test_more_samples_than_rows_are_refused():
-    with pytest.raises(ValueError, match=r"up to 29.*`LSTSD\(student, num_samples=30\)`"):
+    with pytest.raises(ValueError, match=r"from 0 to 29.*`LSTSD\(student, num_samples=30\)`"):
         compiled(LSTSD(student(), 29)).fit(X, Y)
 
 

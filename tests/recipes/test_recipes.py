@@ -115,13 +115,13 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_score(tmp_path):
 
 
 def test_cifar100_and_what_is_made_of_it(tmp_path):
-    flags = ("--smoke", f"--output_dir={tmp_path}/out")
+    flags = ("--smoke", "--mixed_precision", f"--output_dir={tmp_path}/out")
     result = start("table3", "--method=lstsd", "--device_data", "--jit_compile", *flags)
     assert "CIFAR-100, test accuracy (%), resnet8" in result.stdout
     folder = tmp_path / "out-smoke"
     student = keras.saving.load_model(folder / "resnet8-lstsd-0/student.keras")
     assert student.input_shape == (None, 32, 32, 3)
     assert len((folder / "resnet8-lstsd-0/history.csv").read_text().splitlines()) == 3
-    result = start("figure2", "--lengths=1", "--mixed_precision", *flags)
+    result = start("figure2", "--lengths=1", *flags)
     assert "| epochs | resnet8 |" in result.stdout
     assert [run.get("mini_generation_epochs") for run in runs_in(folder)] == [None, 1]

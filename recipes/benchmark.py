@@ -1,25 +1,306 @@
 """What things cost: measured beside what they are compared with, in turn, in one process.
 
+    python -m recipes.benchmark --what=step
+    KERAS_BACKEND=jax python -m recipes.benchmark --what=step
     python -m recipes.benchmark --what=pipeline
+
+`step`: time of a training step of each method over that of plain `keras.Model.fit` on the same
+arrays, epoch edges included, for several students, XLA off and on, and steps_per_execution 1 and
+32. Plain training runs before and after each epoch of a method; the ratio is to the mean of both.
+`distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size.
+
+`compile`: time of the first `fit`, of one batch, of a model that was never trained.
+
+`edge`: time that `begin_epoch` takes for tables of CIFAR-100's size, at the edge of a
+mini-generation.
+
+`memory`: peak memory of a process that trains on 50,000 samples of 100 classes, over plain.
 
 `pipeline`: images/s of the augmented CIFAR pipeline alone (pad 4, crop, flip; batches of 128 as
 uint8) on random images, beside the usual per-sample `tf.data` map of the same arithmetic.
+
+All data is random. The intervals hold the median with 95 % confidence, or more.
 """
 
+import gc
+import inspect
+import itertools
+import math
+import multiprocessing
+import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 from absl import app, flags
 
+from keras_lstsd.backbones import cifar_resnet, text_cnn
 from keras_lstsd.data import CropAndFlip, SampleBatches
+from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
-WHAT = flags.DEFINE_enum("what", "pipeline", ["pipeline"], "What to measure.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Times that each is measured, in turn.", 1)
-SAMPLES = flags.DEFINE_integer("samples", 20_000, "Images of an epoch.", 1)
+WHAT = flags.DEFINE_enum(
+    "what", "step", ["step", "compile", "edge", "memory", "pipeline"], "What to measure."
+)
+STUDENT = flags.DEFINE_string("student", "mlp,text_cnn,resnet20", "Comma-separated, or all.")
+METHOD = flags.DEFINE_string(
+    "method",
+    "lstsd,temporal_ensembling,dups,mean_teacher,snapshot_distillation,single_teacher_lstsd,"
+    "snapshot_ensemble,distiller",
+    "Methods, comma-separated.",
+)
+XLA = flags.DEFINE_multi_enum(
+    "xla",
+    ["off", "on"],
+    ["off", "on"],
+    "Whether steps are compiled by XLA; give it twice for both.",
+)
+STEPS_PER_EXECUTION = flags.DEFINE_multi_integer(
+    "steps_per_execution", [1, 32], "As in `compile`; give it twice for both.", 1
+)
+ROUNDS = flags.DEFINE_integer("rounds", 11, "Times that each is measured, in turn.", 1)
+SAMPLES = flags.DEFINE_integer("samples", 20_000, "Images of an epoch of the pipeline.", 1)
+OUTPUT_DIR = flags.DEFINE_string("output_dir", "results/benchmark", "Where tables are written.")
 BATCH_SIZE = 128
+CIFAR_SIZE = (50_000, 100)
+
+
+def mlp(classes: int = 10) -> keras.Model:
+    """Two dense layers on 784 inputs."""
+    layers = [keras.layers.Dense(512, "relu"), keras.layers.Dense(classes, "softmax")]
+    return keras.Sequential([keras.Input((784,)), *layers])
+
+
+def encoder(length: int, words: int, layers: int = 12, width: int = 768) -> keras.Model:
+    """A Transformer of BERT-base's size, with random weights."""
+    ids = keras.Input((length,), dtype="int32")
+    x = keras.layers.Embedding(words, width)(ids)
+    for _ in range(layers):
+        attention = keras.layers.MultiHeadAttention(width // 64, 64)(x, x)
+        x = keras.layers.LayerNormalization()(x + attention)
+        inner = keras.layers.Dense(width)(keras.layers.Dense(4 * width, "gelu")(x))
+        x = keras.layers.LayerNormalization()(x + inner)
+    return keras.Model(ids, keras.layers.Dense(2, "softmax")(x[:, 0]))
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network with random data for it."""
+
+    build: Callable[[], keras.Model]
+    input_shape: tuple[int, ...]
+    classes: int
+    batch_size: int
+    steps: int
+    """Of an epoch: long enough to be measured. At least the steps of an execution are taken."""
+    words: int | None = None
+    """Inputs are numbers of words, below this one."""
+
+    def data(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        draw = np.random.default_rng(0)
+        shape = (steps * self.batch_size, *self.input_shape)
+        if self.words:
+            x = draw.integers(0, self.words, shape, np.int32)
+        else:
+            x = draw.normal(size=shape).astype("float32")
+        return x, keras.utils.to_categorical(draw.integers(0, self.classes, len(x)), self.classes)
+
+
+STUDENTS = {
+    "mlp": Student(mlp, (784,), 10, 128, steps=128),
+    "text_cnn": Student(
+        partial(text_cnn, 10_000, num_classes=2, length=80, embedding_dim=32, filters=100),
+        (80,),
+        2,
+        32,
+        steps=32,
+        words=10_000,
+    ),
+    "resnet20": Student(partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=4),
+    "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=2, words=30_000),
+}
+
+
+def trainable(student: Student, method: str, num_samples: int, **options: Any) -> keras.Model:
+    """A compiled model that trains the student; `plain` is the student itself."""
+    model = student.build()
+    options = {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9)} | options
+    options |= {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
+    if method == "distiller":
+        model = keras.distillation.Distiller(
+            teacher=student.build(),
+            student=model,
+            distillation_losses=keras.distillation.LogitsDistillation(temperature=2.0),
+        )
+    elif method != "plain":
+        entry = METHODS[method]
+        # Every epoch but the first two has all its teachers.
+        cyclic = "mini_generation_epochs" in inspect.signature(entry.cls).parameters
+        length = {"mini_generation_epochs": 2} if cyclic else {}
+        model = entry.cls(model, num_samples=num_samples, **entry.arguments | length)
+    model.compile(**options)
+    return model
+
+
+class Timer(keras.callbacks.Callback):
+    """Seconds from the beginning of training to its end, without what `fit` prepares."""
+
+    def on_train_begin(self, logs=None):
+        self.begun = time.perf_counter()
+
+    def on_train_end(self, logs=None):
+        self.seconds = time.perf_counter() - self.begun
+
+
+def epoch_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
+    timer = Timer()
+    model.fit(x, y, batch_size=batch_size, verbose=0, callbacks=[timer])
+    return timer.seconds
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Two order statistics that hold the median with at least that confidence, where they can.
+
+    Of n values the k-th lowest lies above the median as often as a fair coin, thrown n times,
+    shows heads fewer than k times.
+    """
+    values, n = sorted(values), len(values)
+    rank = 1
+    while 2 * rank < n:
+        outside = 2 * sum(math.comb(n, heads) for heads in range(rank + 1)) / 2**n
+        if outside > 1 - confidence:
+            break
+        rank += 1
+    return values[rank - 1], values[n - rank]
+
+
+def with_interval(values: Sequence[float]) -> str:
+    low, high = median_interval(values)
+    return f"{statistics.median(values):.3f} ({low:.3f}-{high:.3f})"
+
+
+def between_plain(
+    candidates: dict[str, Callable[[], float]], plain: Callable[[], float], rounds: int
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Each candidate's ratios to the mean of plain before and after it, and plain's figures."""
+    ratios, figures = {name: [] for name in candidates}, []
+    for _ in range(rounds):
+        figures.append(plain())
+        for name, measure in candidates.items():
+            figure = measure()
+            figures.append(plain())
+            ratios[name].append(figure / statistics.mean(figures[-2:]))
+    return ratios, figures
+
+
+def students() -> Iterable[tuple[str, Student, bool]]:
+    """Those of --student, without XLA and with it."""
+    for name in comparison.names("student", STUDENT.value, list(STUDENTS)):
+        for xla in XLA.value:
+            if xla == "on" or keras.backend.backend() != "jax":  # which compiles always
+                yield name, STUDENTS[name], xla == "on"
+
+
+def step(methods: Sequence[str]) -> Iterable[list[str]]:
+    yield ["student", "XLA", "steps per execution", "plain, ms a step", *methods]
+    for (name, student, xla), executed in itertools.product(students(), STEPS_PER_EXECUTION.value):
+        keras.backend.clear_session()
+        gc.collect()
+        steps = max(student.steps, executed)
+        x, y = student.data(steps)
+        measures = {}
+        for method in ("plain", *methods):
+            model = trainable(
+                student, method, len(x), jit_compile=xla, steps_per_execution=executed
+            )
+            measures[method] = partial(epoch_seconds, model, x, y, student.batch_size)
+            for _ in range(3):  # compiles, and fills the teachers
+                measures[method]()
+        plain = measures.pop("plain")
+        ratios, figures = between_plain(measures, plain, ROUNDS.value)
+        yield [
+            name,
+            "on" if xla else "off",
+            str(executed),
+            f"{1000 * statistics.median(figures) / steps:.2f}",
+            *(with_interval(ratios[method]) for method in methods),
+        ]
+
+
+def first_step_seconds(student: Student, method: str, xla: bool) -> float:
+    """Of the first `fit`, of one batch, of a new model."""
+    keras.backend.clear_session()
+    gc.collect()
+    x, y = student.data(1)
+    return epoch_seconds(trainable(student, method, len(x), jit_compile=xla), x, y, len(x))
+
+
+def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
+    yield ["student", "XLA", "plain, s", *methods]
+    for name, student, xla in students():
+        measures = {
+            method: partial(first_step_seconds, student, method, xla)
+            for method in ("plain", *methods)
+        }
+        plain = measures.pop("plain")
+        plain()
+        ratios, figures = between_plain(measures, plain, ROUNDS.value)
+        yield [
+            name,
+            "on" if xla else "off",
+            f"{statistics.median(figures):.2f}",
+            *(with_interval(ratios[method]) for method in methods),
+        ]
+
+
+def edge(methods: Sequence[str]) -> Iterable[list[str]]:
+    yield ["method", "ms an edge, median", "range"]
+    num_samples, classes = CIFAR_SIZE
+    student = Student(lambda: mlp(classes), (784,), classes, BATCH_SIZE, steps=1)
+    for method in methods:
+        if method == "distiller":
+            continue
+        model = trainable(student, method, num_samples)
+        model.fit(*student.data(1), batch_size=BATCH_SIZE, verbose=0)
+        times = []
+        for _ in range(2 * ROUNDS.value):
+            start = time.perf_counter()
+            model.begin_epoch()
+            for weight in model.non_trainable_weights:
+                # JAX goes on before it has finished.
+                keras.ops.convert_to_numpy(weight.value[:1] if len(weight.shape) else weight)
+            times.append(1000 * (time.perf_counter() - start))
+        yield [method, f"{statistics.median(times):.1f}", f"{min(times):.1f}-{max(times):.1f}"]
+
+
+def peak_mebibytes(student: str, method: str) -> float:
+    """Of this process, after three epochs of few steps with tables of CIFAR-100's size."""
+    x, y = STUDENTS[student].data(2)
+    model = trainable(STUDENTS[student], method, CIFAR_SIZE[0])
+    for _ in range(3):
+        model.fit(x, y, batch_size=STUDENTS[student].batch_size, verbose=0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(methods: Sequence[str]) -> Iterable[list[str]]:
+    yield ["method", "peak memory, MiB", "over plain"]
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+
+        def peak(method):
+            jobs = [("resnet20", method)] * 3
+            return statistics.median(pool.starmap(peak_mebibytes, jobs, chunksize=1))
+
+        plain = peak("plain")
+        yield ["plain", f"{plain:.0f}", ""]
+        for method in methods:
+            figure = peak(method)
+            yield [method, f"{figure:.0f}", f"{figure - plain:+.0f}"]
 
 
 def per_sample_map(images: np.ndarray, labels: np.ndarray) -> Iterable:
@@ -36,10 +317,10 @@ def per_sample_map(images: np.ndarray, labels: np.ndarray) -> Iterable:
     return data.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
 
 
-def rate(data: Iterable) -> float:
+def rate(batches: Callable[[], Iterable]) -> float:
     """Images a second of one epoch."""
     start, count = time.perf_counter(), 0
-    for element in data:
+    for element in batches():
         count += len(element[-1])
     return count / (time.perf_counter() - start)
 
@@ -55,44 +336,58 @@ def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str
     return figures
 
 
-def pipeline() -> str:
+def pipeline(methods: Sequence[str]) -> Iterable[list[str]]:
+    del methods
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (SAMPLES.value, 32, 32, 3), np.uint8)
     labels = draw.integers(0, 100, SAMPLES.value)
     batches = SampleBatches(images, labels, batch_size=BATCH_SIZE, augment=CropAndFlip(4))
     on_device = SampleBatches(images, labels, batch_size=BATCH_SIZE, on_device=True)
+    per_sample, vectorised, numbers = (
+        per_sample_map(images, labels),
+        batches.tf_dataset(),
+        on_device.tf_dataset(),
+    )
     sources = {
-        "per-sample tf.data map": per_sample_map(images, labels),
-        "SampleBatches, tf.data": batches.tf_dataset(),
-        "SampleBatches, NumPy": [batches[step] for step in range(0)],
-        "SampleBatches on_device, tf.data (indices alone)": on_device.tf_dataset(),
+        "per-sample tf.data map": lambda: per_sample,
+        "SampleBatches, tf.data": lambda: vectorised,
+        "SampleBatches, NumPy": lambda: (batches[number] for number in range(len(batches))),
+        "SampleBatches on_device, tf.data (indices alone)": lambda: numbers,
     }
-
-    def in_numpy():
-        return rate(batches[step] for step in range(len(batches)))
-
-    candidates = {name: (lambda data=data: rate(data)) for name, data in sources.items()}
-    candidates["SampleBatches, NumPy"] = in_numpy
-    figures = in_turn(candidates, ROUNDS.value)
-    first = figures["per-sample tf.data map"]
-    rows = []
+    figures = in_turn({name: partial(rate, data) for name, data in sources.items()}, ROUNDS.value)
+    first = next(iter(figures.values()))
+    yield ["pipeline", "images/s, median", "range", "ratio"]
     for name, values in figures.items():
-        ratios = [value / base for value, base in zip(values, first, strict=True)]
-        rows.append(
-            [
-                name,
-                f"{statistics.median(values):,.0f}",
-                f"{min(values):,.0f} to {max(values):,.0f}",
-                f"{statistics.median(ratios):.2f}",
-            ]
-        )
-    return comparison.markdown(["pipeline", "images/s, median", "range", "ratio"], rows)
+        yield [
+            name,
+            f"{statistics.median(values):,.0f}",
+            f"{min(values):,.0f}-{max(values):,.0f}",
+            with_interval([value / base for value, base in zip(values, first, strict=True)]),
+        ]
+
+
+MEASUREMENTS = {
+    "step": step,
+    "compile": compile_time,
+    "edge": edge,
+    "memory": memory,
+    "pipeline": pipeline,
+}
 
 
 def main(argv):
     if argv[1:]:
         raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
-    print({"pipeline": pipeline}[WHAT.value]())
+    methods = comparison.names("method", METHOD.value, [*METHODS, "distiller"])
+    path = Path(OUTPUT_DIR.value) / f"{WHAT.value}-{keras.backend.backend()}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row in MEASUREMENTS[WHAT.value](methods):
+        rows.append(row)
+        # Written as it goes, as some measurements take an hour.
+        path.write_text(comparison.markdown(rows[0], rows[1:]) + "\n")
+        print(" | ".join(row), flush=True)
+    print(f"\n{path.read_text()}")
 
 
 if __name__ == "__main__":

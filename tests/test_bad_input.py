@@ -863,7 +863,7 @@ def train(model, *batches, epochs=1):
 
 @fault("JAX cuts integers down to 32 bits before the model sees them: 2**32 + 5 is 5", on_jax)
 @pytest.mark.parametrize(
-    "dtype, number", [("int64", 2**32 + 2), ("int64", 2 - 2**32), ("uint64", 2**32 + 2)]
+    ("dtype", "number"), [("int64", 2**32 + 2), ("int64", 2 - 2**32), ("uint64", 2**32 + 2)]
 )
 def test_an_index_beyond_int32_is_outside(dtype, number):
     index = EVERYONE.astype(dtype)

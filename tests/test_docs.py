@@ -23,7 +23,9 @@ def examples():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 lines = (ast.get_docstring(node) or "").splitlines()
-                code = [line.strip()[4:] for line in lines if line.strip().startswith((">>> ", "... "))]
+                code = [
+                    line.strip()[4:] for line in lines if line.strip().startswith((">>> ", "... "))
+                ]
                 if code:
                     found[f"{info.name}.{node.name}"] = "\n".join(code)
     return found

@@ -40,6 +40,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
+from keras_lstsd import students
 from keras_lstsd.backbones import cifar_resnet, text_cnn
 from keras_lstsd.data import CropAndFlip, SampleBatches
 from keras_lstsd.methods.registry import METHODS
@@ -131,7 +132,8 @@ def trainable(student: Student, method: str, num_samples: int, **options: Any) -
     """A compiled model that trains the student; `plain` is the student itself."""
     model = student.build()
     options = {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9)} | options
-    options |= {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
+    loss = keras.losses.CategoricalCrossentropy(from_logits=students.ends_in_logits(model))
+    options |= {"loss": loss, "metrics": ["accuracy"]}
     if method == "distiller":
         model = keras.distillation.Distiller(
             teacher=student.build(),
@@ -199,7 +201,7 @@ def between_plain(
     return ratios, figures
 
 
-def students() -> Iterable[tuple[str, Student, bool]]:
+def chosen() -> Iterable[tuple[str, Student, bool]]:
     """Those of --student, without XLA and with it."""
     for name in comparison.names("student", STUDENT.value, list(STUDENTS)):
         for xla in XLA.value:
@@ -209,7 +211,7 @@ def students() -> Iterable[tuple[str, Student, bool]]:
 
 def step(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "steps per execution", "plain, ms a step", *methods]
-    for (name, student, xla), executed in itertools.product(students(), STEPS_PER_EXECUTION.value):
+    for (name, student, xla), executed in itertools.product(chosen(), STEPS_PER_EXECUTION.value):
         keras.backend.clear_session()
         gc.collect()
         steps = max(student.steps, executed)
@@ -243,7 +245,7 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
 
 def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "plain, s", *methods]
-    for name, student, xla in students():
+    for name, student, xla in chosen():
         measures = {
             method: partial(first_step_seconds, student, method, xla)
             for method in ("plain", *methods)

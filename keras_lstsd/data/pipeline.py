@@ -152,6 +152,11 @@ class SampleBatches(keras.utils.PyDataset):
         """Whether something is left to do inside the compiled step."""
         return self.on_device or bool(self.layers)
 
+    @property
+    def draws(self) -> bool:
+        """Whether chance decides more than the order."""
+        return self.augment is not None or bool(self.layers)
+
     def begin_epoch(self, epoch: int, seed: int = 0) -> None:
         """Goes to an epoch; `seed` decides its order where the batches have none of their own."""
         self.epoch = epoch
@@ -180,7 +185,8 @@ class SampleBatches(keras.utils.PyDataset):
             self._order = self.epoch_order()
         rows = self._order[step * self.batch_size : (step + 1) * self.batch_size]
         arrays = (getattr(self, "pixels", None), self.inputs, self.sample_index, self.labels)
-        return self._batch(arrays, rows, self.epoch_draws(rows), np.take, np)
+        draws = self.epoch_draws(rows) if self.draws else None
+        return self._batch(arrays, rows, draws, np.take, np)
 
     def _batch(self, arrays: tuple, rows: Any, draws: Any, take: Any, numpy: Any) -> tuple:
         """The batch of some rows, of arrays on the host or of tensors in tf.data."""
@@ -213,22 +219,24 @@ class SampleBatches(keras.utils.PyDataset):
 
         def epoch():
             order = self.epoch_order()
-            return order, self.epoch_draws(order)
+            return (order, self.epoch_draws(order)) if self.draws else (order,)
 
         drawn = tf.data.Dataset.from_tensors(0).map(
             lambda _: tuple(
                 tf.ensure_shape(part, [None])
-                for part in tf.numpy_function(epoch, [], (tf.int32, tf.int32))
+                for part in tf.numpy_function(epoch, [], (tf.int32,) * (1 + self.draws))
             )
         )
 
         def batches(*epoch):
-            starts = tf.data.Dataset.range(0, self.num_batches * self.batch_size, self.batch_size)
-            return starts.map(
-                lambda start: tuple(part[start : start + self.batch_size] for part in epoch)
-            )
+            # Whole rows of a matrix: cheaper than to cut a batch out of an epoch each time.
+            full = tf.size(epoch[0]) // self.batch_size * self.batch_size
+            batches = tuple(tf.reshape(part[:full], [-1, self.batch_size]) for part in epoch)
+            rest = tf.data.Dataset.from_tensors(tuple(part[full:] for part in epoch))
+            rest = rest.take(tf.cast(tf.size(epoch[0]) > full, tf.int64))
+            return tf.data.Dataset.from_tensor_slices(batches).concatenate(rest)
 
-        def gather(rows, draws):
+        def gather(rows, draws=None):
             return self._batch(arrays, rows, draws, tf.gather, keras.ops)
 
         return (

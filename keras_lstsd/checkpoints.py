@@ -56,7 +56,8 @@ def replacing(path: str | Path, room: int = 0) -> Iterator[Path]:
 def sign(path: str | Path, facts: dict[str, Any]) -> None:
     """Writes facts, and a checksum of all weights, into a file of weights."""
     with h5py.File(path, "r+") as file:
-        file.attrs[ATTRIBUTE] = json.dumps({"checksum": _checksum(file), **facts})
+        facts = {"checksum": _checksum(file), **facts}
+        file.attrs[ATTRIBUTE] = json.dumps(facts, default=float)
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:
@@ -105,6 +106,13 @@ def prepare(backup: keras.callbacks.BackupAndRestore, facts: dict[str, Any]) -> 
             f"`keras.callbacks.BackupAndRestore({str(backup.backup_dir)!r}, "
             "double_checkpoint=True)`, which saves after each epoch."
         )
+    if "://" in str(backup.backup_dir):
+        logging.warning(
+            "%s is not a folder of this machine: Keras alone resumes from it, and a stop while it "
+            "writes may spoil the backup.",
+            backup.backup_dir,
+        )
+        return
     folder = Path(backup.backup_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +141,7 @@ def prepare(backup: keras.callbacks.BackupAndRestore, facts: dict[str, Any]) -> 
         return
     path, found = weights[0]
     epoch = found.pop("epoch", None)
+    facts = json.loads(json.dumps(facts, default=float))
     if found != facts:
         raise ValueError(
             f"The backup in {folder} is of another training. Received: {_told(facts)}. Expected, "

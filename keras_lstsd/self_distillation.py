@@ -121,6 +121,7 @@ class SelfDistillation(keras.Model):
         self._batches = None
         self._stops_on_nan = False
         self._epoch_of_fit = -1
+        self._begun = 0
         self._data = None
         if student.built:
             self.build()
@@ -187,7 +188,7 @@ class SelfDistillation(keras.Model):
 
     def inputs_of(self, x: Any) -> Any:
         """What the student takes, of all layouts in which data comes."""
-        if isinstance(x, dict) and "draws" in x:
+        if is_indexed(x) and "draws" in x:
             x, *_ = self._device_stage.apply(x)
         return without_index(x)
 
@@ -225,9 +226,10 @@ class SelfDistillation(keras.Model):
     def train_step(self, *args):
         # TensorFlow: data -> logs. JAX: (state, data) -> (logs, state).
         *state, data = args
-        if self._device_stage.batches is not None:
+        batch = keras.utils.unpack_x_y_sample_weight(data)
+        if is_indexed(batch[0]) and "draws" in batch[0]:
             with self._state(*state):
-                data = self._device_stage.apply(*data)
+                data = self._device_stage.apply(*batch)
         result = super().train_step(*state, data)
         if type(self).after_step is SelfDistillation.after_step:
             return result
@@ -257,6 +259,14 @@ class SelfDistillation(keras.Model):
         for name in self.logged:
             logs.pop(name, None)
         return result
+
+    def evaluate(self, x=None, *args, **kwargs):
+        _refuse_in_step(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x=None, *args, **kwargs):
+        _refuse_in_step(x)
+        return super().predict(x, *args, **kwargs)
 
     def _batch(self, x, y, y_pred, sample_weight) -> Batch:
         if not is_indexed(x):
@@ -390,6 +400,14 @@ class SelfDistillation(keras.Model):
         # The order of our own batches and of a tf.data.Dataset is in the data.
         shuffle = shuffle and not isinstance(x, SampleBatches) and not hasattr(x, "element_spec")
         self._batches = x if isinstance(x, SampleBatches) else None
+        if self._batches is not None and steps_per_epoch is not None:
+            raise ValueError(
+                "How long an epoch is, decides the order of its batches. Received: "
+                f"steps_per_epoch={steps_per_epoch} beside SampleBatches. Expected: "
+                f"`SampleBatches(..., steps_per_epoch={steps_per_epoch})`."
+            )
+        _refuse_in_step(validation_data)
+        self._begun = self.epoch + 1 - initial_epoch
         self._data = fingerprint(x)
         if self._batches is not None:
             self._check_size(x.sample_index)
@@ -519,9 +537,15 @@ class SelfDistillation(keras.Model):
         """
         if max_shard_size is not None or not _is_local(filepath, ".weights.h5", overwrite):
             return super().save_weights(filepath, overwrite, max_shard_size)
-        variables = self.variables + getattr(self.optimizer, "variables", [])
+        optimizer = getattr(self, "optimizer", None)
+        images = {id(weight) for weight in self._device_stage.weights} if self.built else {}
+        variables = self.variables + getattr(optimizer, "variables", [])
         # HDF5 takes the whole process down when a disk is full: its room is sought before.
-        room = sum(4096 + 8 * math.prod(variable.shape) for variable in variables)
+        room = sum(
+            4096 + np.dtype(variable.dtype).itemsize * math.prod(variable.shape)
+            for variable in variables
+            if id(variable) not in images
+        )
         with checkpoints.replacing(filepath, room) as part:
             super().save_weights(part)
             checkpoints.sign(part, self._facts() | {"epoch": self._epoch_of_fit + 1})
@@ -541,10 +565,13 @@ class SelfDistillation(keras.Model):
 
     def _facts(self) -> dict[str, Any]:
         """What a training is of: a backup of another one is not resumed."""
+        own = inspect.signature(type(self).__init__).parameters.keys() - {"self", "student", "name"}
         return {
             "method": type(self).__name__,
-            "num_samples": self.num_samples,
-            "num_classes": self.num_classes,
+            **{name: getattr(self, name) for name in sorted(own) if hasattr(self, name)},
+            "num_classes": getattr(self, "num_classes", None),
+            "precision": self.student.dtype_policy.name,
+            "begun": self._begun,
             "data": self._data,
         }
 
@@ -652,6 +679,16 @@ def _refusal(x: Any) -> str:
     )
 
 
+def _refuse_in_step(data: Any) -> None:
+    """Refuses to score batches that the step would make of the training images."""
+    if isinstance(data, SampleBatches) and data.in_step:
+        raise ValueError(
+            "Batches that the step augments are for training. Received: SampleBatches with "
+            "`on_device` or `layers` to evaluate or predict on. Expected: arrays, as "
+            "`validation_data=(x_test, y_test)`."
+        )
+
+
 def _split(arrays: tuple, fraction: float) -> tuple[tuple, tuple]:
     """Cuts the last `fraction` of the samples off, as Keras's `validation_split` does."""
     arrays = tuple(array for array in arrays if array is not None)
@@ -679,6 +716,6 @@ def _with_rotation(callbacks: Any, model: SelfDistillation) -> Any:
             callbacks.callbacks.insert(0, rotation)
         return callbacks
     callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
-    if any(isinstance(callback, RotateTeachers) for callback in callbacks):
-        return callbacks
-    return [RotateTeachers(), *callbacks]
+    rotations = [callback for callback in callbacks if isinstance(callback, RotateTeachers)]
+    others = [callback for callback in callbacks if not isinstance(callback, RotateTeachers)]
+    return [*(rotations or [RotateTeachers()]), *others]

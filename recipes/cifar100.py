@@ -166,7 +166,8 @@ def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) 
         jit_compile="auto" if jit_compile is None else jit_compile,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    callbacks = [keras.callbacks.CSVLogger(folder / "history.csv", append=True), *callbacks]
+    # Before the backup, so that no epoch is missing in it.
+    callbacks = [comparison.History(folder / "history.csv"), *callbacks]
     if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     batches = SampleBatches(

@@ -5,8 +5,10 @@ Its result is written as soon as it is there, and a run whose result is there is
 run that was interrupted goes on after the last epoch it finished.
 """
 
+import csv
 import json
 import math
+import shutil
 import statistics
 import sys
 import time
@@ -31,33 +33,54 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.settings = settings
-        self.runs = []
-        if path.exists():
-            kept = json.loads(path.read_text())
-            if kept["settings"] != settings:
-                raise SystemExit(
-                    f"{path} holds results of other settings.\nReceived: {settings}\n"
-                    f"Found:    {kept['settings']}\nExpected: the same settings, or another "
-                    "--output_dir."
-                )
-            self.runs = kept["runs"]
+        self.runs = self._kept()
+        # From the first start on, the folder is of these settings.
+        self._write()
 
-    def has(self, run: dict) -> bool:
-        return any(run.items() <= kept.items() for kept in self.runs)
+    def _kept(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        kept = json.loads(self.path.read_text())
+        if kept["settings"] != self.settings:
+            raise SystemExit(
+                f"{self.path} holds results of other settings.\nReceived: {self.settings}\n"
+                f"Found:    {kept['settings']}\nExpected: the same settings, or another "
+                "--output_dir."
+            )
+        return kept["runs"]
 
-    def add(self, run: dict) -> None:
-        self.runs.append(run)
+    def _write(self) -> None:
         with checkpoints.replacing(self.path) as part:
             part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}, indent=1))
 
-    def backup(self, run: dict) -> keras.callbacks.Callback:
-        """With this callback `fit` resumes a run that was interrupted."""
-        folder = self.path.parent / "backups" / run_name(run)
-        return keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
+    def has(self, run: dict) -> bool:
+        return any(kept["run"] == run for kept in self.runs)
 
-    def scores(self, **name: str) -> dict[int, float]:
-        """Score by seed of the runs of that name."""
-        return {run["seed"]: run["score"] for run in self.runs if name.items() <= run.items()}
+    def add(self, run: dict, outcome: dict) -> None:
+        # With what another process may have added meanwhile.
+        self.runs = [*self._kept(), {"run": run, **outcome}]
+        self._write()
+        shutil.rmtree(self._backup_folder(run), ignore_errors=True)
+
+    def _backup_folder(self, run: dict) -> Path:
+        return self.path.parent / "backups" / run_name(run)
+
+    def backup(self, run: dict) -> keras.callbacks.Callback:
+        """With this callback `fit` resumes a run that was interrupted.
+
+        The backup is kept until the run's result is: what follows training may fail, too.
+        """
+        return keras.callbacks.BackupAndRestore(
+            self._backup_folder(run), double_checkpoint=True, delete_checkpoint=False
+        )
+
+    def scores(self, **name: Any) -> dict[int, float]:
+        """Score by seed of the runs of exactly that name."""
+        return {
+            kept["run"]["seed"]: kept["score"]
+            for kept in self.runs
+            if {key: value for key, value in kept["run"].items() if key != "seed"} == name
+        }
 
 
 def run_name(run: dict) -> str:
@@ -86,7 +109,7 @@ def train_all(
         except KeyboardInterrupt:
             logging.info("Stopped. The same command goes on from %s.", results.path.parent)
             return False
-        results.add({**run, **outcome, "seconds": round(time.monotonic() - start, 1)})
+        results.add(run, outcome | {"seconds": round(time.monotonic() - start, 1)})
         minutes = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1) / 60
         logging.info(
             "%s %d/%d  %s: %.2f  (%.0f s; about %.1f min left)",
@@ -127,6 +150,33 @@ def compiled(
     )
     model.compile(optimizer(rate), loss, metrics=["accuracy"], **options)
     return model
+
+
+class History(keras.callbacks.Callback):
+    """The logs of each epoch in a CSV file, which a resumed run goes on with.
+
+    Keras's `CSVLogger` takes its columns from the first epoch that it sees, which after a restart
+    may be one with a validation, or without; and it writes an epoch twice that was not backed up.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.rows = []
+
+    def on_train_begin(self, logs=None):
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows = [row for row in self.rows if int(row["epoch"]) < epoch]
+        self.rows.append({"epoch": epoch, **logs})
+        columns = dict.fromkeys(column for row in self.rows for column in row)
+        with checkpoints.replacing(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(columns))
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 class EpochLine(keras.callbacks.Callback):

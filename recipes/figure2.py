@@ -28,7 +28,9 @@ def main(argv):
         for length in lengths:
             row = [str(length)]
             for network in networks:
-                scores = results.scores(network=network, mini_generation_epochs=length)
+                scores = results.scores(
+                    network=network, method="lstsd", mini_generation_epochs=length
+                )
                 row.append(comparison.spread(list(scores.values())))
             rows.append(row)
         return comparison.markdown(["epochs", *networks], rows) + "\n"

@@ -65,3 +65,12 @@ def test_a_model_without_teachers_is_refused():
     network.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"Received: Sequential.*LSTSD\(model"):
         network.fit(X, X, callbacks=[RotateTeachers()])
+
+
+def test_bad_input_is_told_before_an_epoch_is_backed_up(tmp_path):
+    """Wherever the callback stands in the list."""
+    model = noting()
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ValueError, match="outputs must be finite"):
+        model.fit(X * np.nan, Y, epochs=2, verbose=0, callbacks=[backup, RotateTeachers()])
+    assert list((tmp_path / "backup").iterdir()) == []

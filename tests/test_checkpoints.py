@@ -9,6 +9,7 @@ import pytest
 
 from keras_lstsd import LSTSD, SelfDistillation, checkpoints
 from keras_lstsd.data import SampleBatches
+from keras_lstsd.data.pipeline import fingerprint
 
 SAMPLES, CLASSES = 12, 3
 draw = np.random.default_rng(0)
@@ -16,11 +17,23 @@ X = draw.normal(size=(SAMPLES, 4)).astype("float32")
 Y = np.arange(SAMPLES) % CLASSES
 
 
-def trained(folder, epochs, cls=SelfDistillation, classes=CLASSES, x=X, y=Y, **options):
+def trained(
+    folder,
+    epochs,
+    cls=SelfDistillation,
+    classes=CLASSES,
+    x=X,
+    y=Y,
+    length=6,
+    dtype="float32",
+    **options,
+):
     """A training whose backup stays, as that of an interrupted one does."""
     keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy(dtype)
     student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(classes, "softmax")])
-    model = cls(student, len(y))
+    keras.config.set_dtype_policy("float32")
+    model = cls(student, len(y), length)
     model.compile("sgd", "sparse_categorical_crossentropy")
     backup = keras.callbacks.BackupAndRestore(
         folder, double_checkpoint=True, delete_checkpoint=False
@@ -103,6 +116,23 @@ def test_a_later_fit_is_resumed_at_its_own_epoch(tmp_path):
     assert again.epoch == 5
 
 
+def test_a_fit_does_not_go_on_from_the_backup_of_a_later_one(tmp_path):
+    model, _ = trained(tmp_path / "backup", 3)
+    shutil.rmtree(tmp_path / "backup")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    model.fit(X, Y, batch_size=5, epochs=2, verbose=0, callbacks=[backup])
+    with pytest.raises(ValueError, match="begun=0.*begun=3"):
+        trained(tmp_path / "backup", 3)
+
+
+def test_a_folder_elsewhere_is_left_to_keras(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    backup = keras.callbacks.BackupAndRestore("memory://bucket/x")
+    checkpoints.prepare(backup, {})
+    assert list(tmp_path.iterdir()) == []
+    assert "Keras alone resumes" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -113,6 +143,8 @@ def test_a_later_fit_is_resumed_at_its_own_epoch(tmp_path):
         ({"batch_size": 4}, ["batches of 4", "batches of 5"]),
         ({"shuffle": False}, ["in order", "shuffled"]),
         ({"cls": LSTSD}, ["method=LSTSD", "method=SelfDistillation"]),
+        ({"length": 3}, ["mini_generation_epochs=3", "mini_generation_epochs=6"]),
+        ({"dtype": "mixed_bfloat16"}, ["precision=mixed_bfloat16", "precision=float32"]),
     ],
 )
 def test_the_backup_of_another_training_is_refused(tmp_path, change, told):
@@ -149,6 +181,22 @@ def test_a_tf_data_set_is_told_by_its_elements():
     told = {fingerprint(data.batch(size)) for size in (3, 4, 4)}
     assert len(told) == 2
     assert fingerprint(data.batch(3).repeat()) not in told
+
+
+def test_strings_are_told_by_what_they_say():
+    def told():
+        words = np.array(["".join(["a", str(number)]) for number in range(4)], object)
+        return fingerprint(SampleBatches(words, np.zeros(4), batch_size=2))
+
+    assert told() == told()
+
+
+def test_a_layer_is_told_by_its_settings():
+    def told(rate):
+        images = np.zeros((4, 8, 8, 3), "uint8")
+        return str(SampleBatches(images, np.zeros(4), layers=[keras.layers.RandomRotation(rate)]))
+
+    assert told(0.1) == told(0.1) != told(0.2)
 
 
 def test_the_fingerprint_of_large_arrays_looks_at_rows_everywhere():
@@ -228,3 +276,26 @@ def test_facts_are_kept_beside_the_weights(tmp_path):
     model.student.save_weights(tmp_path / "plain.weights.h5")
     assert checkpoints.facts_of(tmp_path / "plain.weights.h5") == {}
     assert json.loads((tmp_path / "backup/training_metadata.json").read_text())["epoch"] == 2
+
+
+def test_a_model_in_a_loop_of_ones_own_is_saved(tmp_path):
+    student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    LSTSD(student, 5).save_weights(tmp_path / "a.weights.h5")
+    assert checkpoints.facts_of(tmp_path / "a.weights.h5")["num_classes"] == 3
+
+
+def test_images_on_the_device_need_no_room(tmp_path, monkeypatch):
+    student = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    )
+    model = SelfDistillation(student, 2000)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    images = np.zeros((2000, 8, 8, 3), "uint8")
+    model.fit(SampleBatches(images, np.zeros(2000), batch_size=500, on_device=True), verbose=0)
+    sought = []
+    replacing = checkpoints.replacing
+    monkeypatch.setattr(
+        checkpoints, "replacing", lambda path, room=0: sought.append(room) or replacing(path, room)
+    )
+    model.save_weights(tmp_path / "a.weights.h5")
+    assert (tmp_path / "a.weights.h5").stat().st_size < sought[0] < images.nbytes

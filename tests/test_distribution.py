@@ -1,10 +1,13 @@
 """Two replicas on two logical CPU devices follow one device on the same global batches."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
 
 from keras_lstsd import LSTSD
+from keras_lstsd.data import SampleBatches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -80,3 +83,35 @@ def test_bad_indices_of_all_replicas_are_counted(two_replicas):
     data = tf.data.Dataset.from_tensor_slices(({"inputs": X, "sample_index": index}, Y)).batch(8)
     with pytest.raises(ValueError, match="2 samples in epoch 0"):
         made.fit(data, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"on_device": True}, {"layers": [keras.layers.RandomBrightness(0.0)]}]
+)
+def test_images_that_the_step_augments(two_replicas, options):
+    images = draw.integers(0, 256, (17, 4, 4, 3), "uint8")
+
+    def losses(samples, scope):
+        keras.utils.set_random_seed(5)
+        with scope:
+            network = keras.Sequential(
+                [
+                    keras.Input((4, 4, 3)),
+                    keras.layers.Rescaling(1 / 255),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(3, "softmax"),
+                ]
+            )
+            made = LSTSD(network, samples, mini_generation_epochs=1)
+            made.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        y = np.arange(samples) % 3
+        data = SampleBatches(images[:samples], y, batch_size=8, seed=1, **options)
+        history = made.fit(data, epochs=3, verbose=0).history
+        assert history["teacher_coverage"] == [0, 1, 1]
+        return history["loss"]
+
+    np.testing.assert_allclose(
+        losses(16, two_replicas.scope()), losses(16, nullcontext()), rtol=1e-4
+    )
+    # The 17th leaves a replica without any sample in the last batch.
+    assert np.isfinite(losses(17, two_replicas.scope())).all()

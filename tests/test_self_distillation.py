@@ -519,3 +519,9 @@ def test_the_export_is_the_student_alone(tmp_path, inputs):
     )
     shapes = [list(weight.shape) for weight in model.student.weights]
     assert sorted(written) == sorted(shapes)
+
+
+def test_the_length_of_an_epoch_is_said_to_the_batches():
+    batches = SampleBatches(X, Y, batch_size=5)
+    with pytest.raises(ValueError, match=r"`SampleBatches\(..., steps_per_epoch=2\)`"):
+        compiled(lstsd()).fit(batches, steps_per_epoch=2)

@@ -87,8 +87,12 @@ class CropAndFlip:
 
 
 def mixes(layer: Any) -> bool:
-    """Whether a layer mixes the samples of a batch, and their labels with them."""
-    return type(layer).__name__ in MIXING_LAYERS
+    """Whether a layer, or one inside it, mixes the samples of a batch and their labels."""
+    return any(
+        kind.__name__ in MIXING_LAYERS
+        for inner in layer._flatten_layers()
+        for kind in type(inner).__mro__
+    )
 
 
 def transform(layers: Sequence[Any], images: Any, draws: Any) -> tuple[Any, Any]:
@@ -99,11 +103,13 @@ def transform(layers: Sequence[Any], images: Any, draws: Any) -> tuple[Any, Any]
         samples make up image i; None where no layer mixes.
     """
     images, draws, mixing = ops.convert_to_tensor(images), ops.convert_to_tensor(draws), None
-    states = [variable for layer in layers for variable in layer.variables]
+    weights = {id(weight) for layer in layers for weight in layer.weights}
+    variables = [variable for layer in layers for variable in layer.variables]
+    states = [variable for variable in variables if id(variable) not in weights]
+    # Of the first sample; a replica's part of a last batch may have none.
+    draw = ops.sum(draws[:1])
     # A generator's own state would depend on how many steps there were before.
-    seeds = [
-        ops.stack([draws[0] + number, ops.zeros_like(draws[0])]) for number in range(len(states))
-    ]
+    seeds = [ops.stack([draw + number, ops.zeros_like(draw)]) for number in range(len(states))]
     mapping = [
         (state, ops.cast(seed, state.dtype)) for state, seed in zip(states, seeds, strict=True)
     ]
@@ -153,10 +159,19 @@ class DeviceStage(keras.layers.Layer):
 
     def apply(self, x: dict, y: Any = None, sample_weight: Any = None) -> tuple[dict, Any, Any]:
         """A batch as it comes from the host, turned into one to train on."""
-        inputs, draws, mixing = x["inputs"], x["draws"], None
+        if self.batches is None:
+            raise ValueError(
+                "Batches that the step augments are trained on by `fit`, which takes their images "
+                "and layers to the step. Received: such a batch without them. Expected: "
+                "`model.fit(batches)`; for a loop of your own, `SampleBatches` without `on_device` "
+                "and `layers`."
+            )
+        # Keras knows no dtypes where it builds a model for several replicas.
+        inputs, draws, mixing = x["inputs"], ops.cast(x["draws"], "int32"), None
         if self.batches.on_device:
             size = self.batches.image_size
-            inputs = self.batches.augment(ops.convert_to_tensor(self.pixels), inputs, draws, *size)
+            rows = ops.cast(inputs, "int32")
+            inputs = self.batches.augment(ops.convert_to_tensor(self.pixels), rows, draws, *size)
         if self.batches.layers:
             inputs, mixing = transform(self.batches.layers, inputs, draws)
         x = {"inputs": inputs, "sample_index": x["sample_index"]}

@@ -132,12 +132,7 @@ class SampleBatches(keras.utils.PyDataset):
             self.image_size = self.inputs.shape[1:3]
             # Not a second time in memory.
             self.inputs = self.pixels[:-1].reshape(self.inputs.shape)
-        if any(map(mixes, self.layers)) and self.labels[0].ndim != 2:
-            raise ValueError(
-                "A layer that mixes samples mixes their labels. "
-                f"Received: labels of shape {self.labels[0].shape}. Expected: one-hot labels "
-                "[samples, classes]; write `y = keras.utils.to_categorical(y)`."
-            )
+        self._check_mixing()
         self.begin_epoch(0)
 
     @property
@@ -246,12 +241,30 @@ class SampleBatches(keras.utils.PyDataset):
             .prefetch(tf.data.AUTOTUNE)
         )
 
+    def _check_mixing(self) -> None:
+        """Refuses labels that cannot be mixed, and a layer that mixes in half precision."""
+        mixing, y = [layer for layer in self.layers if mixes(layer)], self.labels[0]
+        if mixing and (y.ndim != 2 or (y.shape[1] == 1 and y.dtype.kind in "iu")):
+            raise ValueError(
+                "A layer that mixes samples mixes their labels. "
+                f"Received: labels of shape {y.shape}. Expected: one-hot labels "
+                "[samples, classes]; write `y = keras.utils.to_categorical(y)`."
+            )
+        for layer in mixing:
+            if layer.compute_dtype != "float32":
+                name = type(layer).__name__
+                raise ValueError(
+                    "A layer that mixes samples computes their weights in float32. "
+                    f"Received: {name} with {layer.compute_dtype}. Expected: "
+                    f"`{name}(dtype='float32')`."
+                )
+
     def __str__(self) -> str:
         order = ("shuffled" if self.seed is None else f"shuffled by {self.seed}") * self.shuffle
         return (
             f"{self.num_samples} samples (checksum {self._checksum():08x}), {self.num_batches} "
             f"batches of {self.batch_size}, {order or 'in order'}, augmented by {self.augment} and "
-            f"{[type(layer).__name__ for layer in self.layers]}"
+            f"{[_told(layer) for layer in self.layers]}"
         )
 
     def _checksum(self) -> int:
@@ -260,6 +273,7 @@ class SampleBatches(keras.utils.PyDataset):
         inputs = keras.tree.map_structure(lambda array: array[rows], self.inputs)
         checksum = 0
         for array in keras.tree.flatten((inputs, self.sample_index, self.labels)):
+            array = array.astype(str) if array.dtype == object else array
             checksum = zlib.crc32(f"{array.dtype}{array.shape}".encode(), checksum)
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
         return checksum
@@ -282,6 +296,16 @@ def fingerprint(data: Any) -> str:
         return f"a tf.data.Dataset of {int(data.cardinality())} x {data.element_spec}"
     length = f" of {len(data)} batches" if hasattr(data, "__len__") else ""
     return f"a {type(data).__name__}{length}"
+
+
+def _told(layer: keras.Layer) -> str:
+    """A layer's type and what of its settings is not drawn by chance when it is made."""
+    config = {
+        key: value
+        for key, value in layer.get_config().items()
+        if isinstance(value, int | float | list | tuple) and key != "seed"
+    }
+    return f"{type(layer).__name__}({config})"
 
 
 def _one_array(inputs: Any) -> np.ndarray:

@@ -191,18 +191,13 @@ def test_the_mixing_says_which_samples_make_up_an_image(layer, error):
     np.testing.assert_allclose(means, mixing @ images[:, 0, 0, 0], atol=error * 1000)
 
 
-class Halves:
+class Halves(layers.MixUp):
     """Mixes each sample half and half with the one before it."""
-
-    variables = ()
 
     def __call__(self, data, training):
         return {
             name: (value + keras.ops.roll(value, 1, axis=0)) / 2 for name, value in data.items()
         }
-
-
-Halves.__name__ = "MixUp"
 
 
 def test_teachers_and_labels_are_mixed_as_the_samples_are():
@@ -283,8 +278,39 @@ def test_what_cannot_be_augmented_is_told():
         SampleBatches(IMAGES[..., 0], LABELS, on_device=True)
     with pytest.raises(ValueError, match="one-hot"):
         SampleBatches(IMAGES, LABELS, layers=[layers.MixUp()])
+    with pytest.raises(ValueError, match="one-hot"):  # as keras.datasets gives labels
+        SampleBatches(IMAGES, LABELS[:, None], layers=[layers.Pipeline([layers.CutMix()])])
+    with pytest.raises(ValueError, match=r"`MixUp\(dtype='float32'\)`"):
+        SampleBatches(IMAGES, ONE_HOT, layers=[layers.MixUp(dtype="mixed_bfloat16")])
     with pytest.raises(ValueError, match="pad=-1"):
         CropAndFlip(pad=-1)
+
+
+def test_layers_within_layers_mix_and_weights_of_layers_stay():
+    scale = layers.Normalization(mean=0.0, variance=4.0)
+    scale.build(IMAGES.shape)
+    draws = np.arange(len(IMAGES), dtype="int32")
+    images = IMAGES.astype("float32")
+    inner = layers.Pipeline([layers.MixUp(0.4)])
+    mixed, mixing = transform([scale, inner], images, draws)
+    assert 0 < np.diag(mixing).min() < 1
+    expected = np.einsum("ij,j...->i...", mixing, images / 2)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"on_device": True}, {"layers": [layers.RandomFlip()]}])
+def test_what_the_step_augments_is_not_scored(options):
+    model = compiled(SelfDistillation)
+    data = SampleBatches(IMAGES, LABELS, batch_size=8, **options)
+    for scored in (
+        lambda: model.evaluate(data),
+        lambda: model.predict(data),
+        lambda: model.fit(data, validation_data=data),
+    ):
+        with pytest.raises(ValueError, match=r"validation_data=\(x_test, y_test\)"):
+            scored()
+    with pytest.raises(ValueError, match=r"`model.fit\(batches\)`"):
+        model.train_on_batch(*data[0])
 
 
 def test_evaluation_sees_no_augmentation():

@@ -41,7 +41,7 @@ def test_mini_generations_are_as_long_as_in_the_papers(run, epochs, length):
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path):
     results = comparison.Results(tmp_path / "results.json", {})
-    results.add({"network": "resnet56", "method": "lstsd", "seed": 0, "score": 70.0})
+    results.add({"network": "resnet56", "method": "lstsd", "seed": 0}, {"score": 70.0})
     text = recipe.network_tables(["resnet56", "resnet8"], ["lstsd"])(results)
     assert "73.17" in text
     assert "resnet8" in text

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_lstsd import SelfDistillation
 from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
@@ -48,9 +49,57 @@ def test_each_run_starts_from_its_seed(tmp_path):
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):
-    results(tmp_path).add({"seed": 0, "score": 1})
+    results(tmp_path)
     with pytest.raises(SystemExit, match="another --output_dir"):
         comparison.Results(tmp_path / "a/results.json", {"epochs": 4})
+
+
+def test_a_run_with_a_setting_of_its_own_is_another_one(tmp_path):
+    kept = results(tmp_path)
+    run = {"method": "lstsd", "seed": 0}
+    kept.add(run | {"mini_generation_epochs": 40}, {"score": 1.0})
+    assert not kept.has(run)
+    kept.add(run, {"score": 2.0})
+    assert kept.scores(method="lstsd") == {0: 2.0}
+    assert kept.scores(method="lstsd", mini_generation_epochs=40) == {0: 1.0}
+
+
+def test_what_another_process_adds_is_kept(tmp_path):
+    one, other = results(tmp_path), results(tmp_path)
+    one.add(RUNS[0], {"score": 1.0})
+    other.add(RUNS[1], {"score": 2.0})
+    assert [kept["run"] for kept in results(tmp_path).runs] == RUNS[:2]
+
+
+def test_a_backup_is_kept_until_the_result_is(tmp_path):
+    kept = results(tmp_path)
+    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+    x, y = np.zeros((4, 2), "float32"), np.zeros(4)
+
+    def train(fails):
+        model = SelfDistillation(student, 4)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        epochs = model.fit(x, y, epochs=2, verbose=0, callbacks=[kept.backup(RUNS[0])]).epoch
+        if fails:
+            raise OSError("No space left")
+        return {"score": len(epochs)}
+
+    with pytest.raises(OSError, match="No space"):
+        comparison.train_all(RUNS[:1], kept, lambda *_: train(True), "test")
+    comparison.train_all(RUNS[:1], kept, lambda *_: train(False), "test")
+    assert kept.scores(method="vanilla") == {0: 0}
+    assert list((tmp_path / "a/backups").iterdir()) == []
+
+
+def test_a_history_goes_on_where_the_backup_does(tmp_path):
+    path = tmp_path / "history.csv"
+    logs = [{"loss": 3.0}, {"loss": 2.0, "val_loss": 5.0}, {"loss": 1.0}]
+    for epochs in ([0, 1, 2], [1, 2]):
+        history = comparison.History(path)
+        history.on_train_begin()
+        for epoch in epochs:
+            history.on_epoch_end(epoch, logs[epoch])
+    assert path.read_text().splitlines() == ["epoch,loss,val_loss", "0,3.0,", "1,2.0,5.0", "2,1.0,"]
 
 
 def test_differences_are_paired_by_seed():

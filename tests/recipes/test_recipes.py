@@ -47,7 +47,10 @@ def test_digits(tmp_path):
     result = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
     assert "paired difference to vanilla" in result.stdout
     assert "min left" in result.stderr
-    assert [run["method"] for run in runs_in(tmp_path / "digits-smoke")] == ["vanilla", "lstsd"] * 2
+    assert [kept["run"]["method"] for kept in runs_in(tmp_path / "digits-smoke")] == [
+        "vanilla",
+        "lstsd",
+    ] * 2
     again = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
     assert "4 of 4 runs are done already" in again.stderr
 
@@ -57,7 +60,7 @@ def test_glue(tmp_path, glue_folder):
     result = start("glue", "--task=rte", *flags)
     assert "RTE, accuracy on dev" in result.stdout
     assert "57.40" in (tmp_path / "out-smoke/table.md").read_text()
-    assert {run["task"] for run in runs_in(tmp_path / "out-smoke")} == {"rte"}
+    assert {kept["run"]["task"] for kept in runs_in(tmp_path / "out-smoke")} == {"rte"}
 
 
 def test_nonsense_is_told(tmp_path):
@@ -83,7 +86,8 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
-    while not (tmp_path / "results.json").exists() and time.monotonic() < deadline:
+    path = tmp_path / "results.json"
+    while not (path.exists() and runs_in(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
     try:
@@ -109,7 +113,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_score(tmp_path):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert not (resumed / "results.json").exists()
+    assert runs_in(resumed) == []
     start(*flags, f"--output_dir={resumed}")
     assert runs_in(resumed)[0]["score"] == runs_in(through)[0]["score"]
 
@@ -124,4 +128,4 @@ def test_cifar100_and_what_is_made_of_it(tmp_path):
     assert len((folder / "resnet8-lstsd-0/history.csv").read_text().splitlines()) == 3
     result = start("figure2", "--lengths=1", *flags)
     assert "| epochs | resnet8 |" in result.stdout
-    assert [run.get("mini_generation_epochs") for run in runs_in(folder)] == [None, 1]
+    assert [kept["run"].get("mini_generation_epochs") for kept in runs_in(folder)] == [None, 1]

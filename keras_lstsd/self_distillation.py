@@ -18,7 +18,7 @@ from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches, fingerprint
-from keras_lstsd.losses import SMALLEST
+from keras_lstsd.losses import SMALLEST, log_softmax
 from keras_lstsd.tables import SampleTable, row_numbers
 
 
@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     """Integers `[batch]`, for the tables."""
     logits: Any
     """The student's logits (or log-probabilities), float32 `[batch, classes]`."""
+    log_probs: Any
+    """The student's log-probabilities, float32 `[batch, classes]`."""
     sample_weight: Any
     """None or float32 `[batch]`."""
     logs: dict
@@ -202,7 +204,7 @@ class SelfDistillation(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        batch = self._batch(x, y, y_pred, sample_weight)
+        batch, faults = self._batch(x, y, y_pred, sample_weight)
         weight = self.compiled_loss_weight(batch)
         if weight is None:
             weight = sample_weight
@@ -220,7 +222,8 @@ class SelfDistillation(keras.Model):
             batch.logs["distillation_loss"] = guidance
         if self.logged:
             self._means.update_state(batch.logs)
-        self._faults.assign_add(ops.stack([0, 0, ops.cast(~ops.all(ops.isfinite(loss)), "int32")]))
+        not_finite = ops.cast(~ops.isfinite(ops.sum(loss)), "int32")
+        self._faults.assign_add(ops.append(faults, not_finite))
         return loss
 
     def train_step(self, *args):
@@ -268,7 +271,8 @@ class SelfDistillation(keras.Model):
         _refuse_in_step(x)
         return super().predict(x, *args, **kwargs)
 
-    def _batch(self, x, y, y_pred, sample_weight) -> Batch:
+    def _batch(self, x, y, y_pred, sample_weight) -> tuple[Batch, Any]:
+        """What hooks see, and how many samples had a bad index and outputs that are not finite."""
         if not is_indexed(x):
             raise ValueError(_refusal(x))
         index = x["sample_index"]
@@ -295,13 +299,14 @@ class SelfDistillation(keras.Model):
         index = ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
         outside = (index < 0) | (index >= self.num_samples)
         # A logit of minus infinity is a class ruled out, and leaves this finite.
-        not_finite = ~ops.isfinite(ops.logsumexp(logits, axis=-1))
-        self._faults.assign_add(
-            ops.stack([*(ops.sum(ops.cast(f, "int32")) for f in (outside, not_finite)), 0])
-        )
+        log_probs = log_softmax(logits)
+        not_finite = ~ops.isfinite(ops.sum(log_probs, axis=-1))
+        faults = ops.sum(ops.cast(ops.stack([outside, not_finite]), "int32"), axis=-1)
         if sample_weight is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        return Batch(x["inputs"], y, index, logits, sample_weight, {}, x.get("mixing"))
+        mixing = x.get("mixing")
+        batch = Batch(x["inputs"], y, index, logits, log_probs, sample_weight, {}, mixing)
+        return batch, faults
 
     # === Epochs ===
 
@@ -645,9 +650,9 @@ class _Means(keras.metrics.Metric):
         )
 
     def update_state(self, values: dict) -> None:
-        sums = [ops.sum(ops.cast(values[name], "float32")) for name in self.names]
-        count = ops.cast(ops.shape(values[self.names[0]])[0], "float32")
-        self.sums.assign_add(ops.stack([*sums, count]))
+        columns = [ops.cast(values[name], "float32") for name in self.names]
+        columns.append(ops.ones_like(columns[0]))
+        self.sums.assign_add(ops.sum(ops.stack(columns, axis=-1), axis=0))
 
     def result(self) -> dict:
         means = ops.divide_no_nan(self.sums[:-1], self.sums[-1])

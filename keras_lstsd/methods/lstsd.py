@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lstsd.arguments import check_distillation
-from keras_lstsd.losses import kl_divergence, log_softmax
+from keras_lstsd.losses import kl_divergence
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import SampleTable
 
@@ -94,21 +94,22 @@ class LSTSD(SelfDistillation):
 
     def distillation_loss(self, batch: Batch) -> Any:
         """long_weight KL[p || q_long] + short_weight KL[p || q_short], Eq. 1."""
-        total = covered = ops.zeros_like(batch.logits[:, 0])
-        for name, memory, weight in (
-            ("long_term_loss", self.long_term, self.long_weight),
-            ("short_term_loss", self.short_term, self.short_weight),
-        ):
-            if weight == 0:
-                batch.logs[name] = ops.zeros_like(total)
-                continue
-            teacher, known = self.ask(memory, batch)
-            divergence = kl_divergence(batch.logits, teacher, self.temperature, self.kl)
-            batch.logs[name] = ops.where(known, divergence, 0.0)
-            total = total + weight * batch.logs[name]
-            covered = ops.maximum(covered, ops.cast(known, "float32"))
-        batch.logs["teacher_coverage"] = covered
-        return total
+        weights = {"long_term": self.long_weight, "short_term": self.short_weight}
+        asked = {
+            name: self.ask(getattr(self, name), batch) for name, weight in weights.items() if weight
+        }
+        nothing = ops.zeros_like(batch.logits[:, 0])
+        batch.logs.update(dict.fromkeys(self.logged, nothing))
+        if not asked:
+            return nothing
+        # Both teachers in one tensor [batch, teachers, classes]: half as many operations.
+        teachers, known = (ops.stack(parts, axis=1) for parts in zip(*asked.values(), strict=True))
+        divergence = kl_divergence(batch.logits[:, None], teachers, self.temperature, self.kl)
+        divergence = ops.where(known, divergence, 0.0)
+        for number, name in enumerate(asked):
+            batch.logs[f"{name}_loss"] = divergence[:, number]
+        batch.logs["teacher_coverage"] = ops.any(known, axis=1)
+        return ops.matmul(divergence, [float(weights[name]) for name in asked])
 
     def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:
         """A teacher's logits `[batch, classes]`, and for which samples it has any `[batch]`."""
@@ -116,7 +117,7 @@ class LSTSD(SelfDistillation):
 
     def remember(self, batch: Batch) -> None:
         """z_i <- p(x_i), Algorithm 1, lines 14 and 16."""
-        self.pending.write(batch.sample_index, log_softmax(batch.logits))
+        self.pending.write(batch.sample_index, batch.log_probs)
 
     def on_epoch_edge(self, epoch: int) -> None:
         # Mini-generation 0 has no teachers: their tables stay unwritten until its end.

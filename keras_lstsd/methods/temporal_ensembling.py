@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lstsd.arguments import check_distillation, check_momentum
-from keras_lstsd.losses import SMALLEST, kl_divergence, log_softmax
+from keras_lstsd.losses import SMALLEST, kl_divergence
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import SampleTable
 
@@ -98,7 +98,7 @@ class TemporalEnsembling(SelfDistillation):
         return self.weight * ops.where(known, divergence, 0.0)
 
     def remember(self, batch: Batch) -> None:
-        self.pending.write(batch.sample_index, log_softmax(batch.logits))
+        self.pending.write(batch.sample_index, batch.log_probs)
 
     def on_epoch_edge(self, epoch: int) -> None:
         """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps ln(Z / (1 - a^k))."""

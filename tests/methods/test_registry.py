@@ -143,3 +143,23 @@ def test_two_replicas_follow_one_device(name, two_replicas):
     for log in expected:
         np.testing.assert_allclose(logs[log], expected[log], atol=1e-4, err_msg=log)
     assert_same(single, double, atol=1e-4)
+
+
+@every
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_nothing_is_traced_again_after_the_first_epoch(name, jit_compile):
+    """Neither at edges, nor in a later `fit`: a method's step is one program for all epochs."""
+    model, _ = trained(name, epochs=0, jit_compile=jit_compile)
+    traces, hook = [], model.compute_loss
+
+    def compute_loss(*args, training=True, **options):
+        traces.append(training)
+        return hook(*args, training=training, **options)
+
+    model.compute_loss = compute_loss
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0, validation_data=(X, Y))
+    first = list(traces)
+    assert True in first
+    for epochs in (3, 2):
+        model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0, validation_data=(X, Y))
+    assert traces == first

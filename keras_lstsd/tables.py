@@ -62,7 +62,7 @@ class SampleTable(keras.layers.Layer):
 
     def read(self, index: Any) -> tuple[Any, Any]:
         """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`)."""
-        rows = ops.take(self.rows, self._own_or_nobodys(index), axis=0)
+        rows = _gather(self.rows, self._own_or_nobodys(index))
         rows = ops.stop_gradient(ops.cast(rows, "float32"))
         return rows, rows[:, 0] <= 0
 
@@ -88,7 +88,7 @@ class SampleTable(keras.layers.Layer):
         index, log_probs = _from_all_replicas(index, log_probs)
         order = ops.arange(ops.shape(index)[0], dtype="int32")
         last = ops.segment_max(order, index, num_segments=self.num_samples + 1)
-        repeated_later = ops.take(last, index) != order
+        repeated_later = _gather(last, index) != order
         index = ops.where(repeated_later, self.num_samples, index)
         rows = ops.where(
             (index < self.num_samples)[:, None], ops.clip(log_probs, LOG_FLOOR, 0.0), UNWRITTEN
@@ -215,6 +215,16 @@ def row_numbers(index: Any, num_samples: int) -> Any:
     if dtype in ("int64", "uint64", "uint32"):
         index = ops.clip(index, -1 if dtype == "int64" else 0, num_samples)
     return ops.cast(index, "int32")
+
+
+def _gather(rows: Any, index: Any) -> Any:
+    """`rows[index]` of a variable or tensor, for an index inside it."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # `ops.take` would look for negative indices, in five operations more.
+        return tf.gather(getattr(rows, "value", rows), index)
+    return ops.take(rows, index, axis=0)
 
 
 def _scatter(variable: keras.Variable, index: Any, rows: Any) -> None:

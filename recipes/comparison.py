@@ -100,27 +100,27 @@ def train_all(
     if len(left) < len(runs):
         logging.info("%d of %d runs are done already.", len(runs) - len(left), len(runs))
     begun = time.monotonic()
-    for number, run in enumerate(left):
-        name = " ".join(str(value) for value in run.values())
-        try:
+    try:
+        for number, run in enumerate(left):
+            name = " ".join(str(value) for value in run.values())
             keras.utils.set_random_seed(run["seed"])
             start = time.monotonic()
             outcome = train(run, [EpochLine(run), results.backup(run)])
-        except KeyboardInterrupt:
-            logging.info("Stopped. The same command goes on from %s.", results.path.parent)
-            return False
-        results.add(run, outcome | {"seconds": round(time.monotonic() - start, 1)})
-        minutes = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1) / 60
-        logging.info(
-            "%s %d/%d  %s: %.2f  (%.0f s; about %.1f min left)",
-            title,
-            len(runs) - len(left) + number + 1,
-            len(runs),
-            name,
-            outcome["score"],
-            time.monotonic() - start,
-            minutes,
-        )
+            results.add(run, outcome | {"seconds": round(time.monotonic() - start, 1)})
+            minutes = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1) / 60
+            logging.info(
+                "%s %d/%d  %s: %.2f  (%.0f s; about %.1f min left)",
+                title,
+                len(runs) - len(left) + number + 1,
+                len(runs),
+                name,
+                outcome["score"],
+                time.monotonic() - start,
+                minutes,
+            )
+    except KeyboardInterrupt:
+        logging.info("Stopped. The same command goes on from %s.", results.path.parent)
+        return False
     return True
 
 

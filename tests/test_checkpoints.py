@@ -125,6 +125,7 @@ def test_a_fit_does_not_go_on_from_the_backup_of_a_later_one(tmp_path):
         trained(tmp_path / "backup", 3)
 
 
+@pytest.mark.tensorflow
 def test_a_folder_elsewhere_is_left_to_keras(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     backup = keras.callbacks.BackupAndRestore("memory://bucket/x")

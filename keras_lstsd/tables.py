@@ -90,10 +90,11 @@ class SampleTable(keras.layers.Layer):
         last = ops.segment_max(order, index, num_segments=self.num_samples + 1)
         repeated_later = _gather(last, index) != order
         index = ops.where(repeated_later, self.num_samples, index)
-        rows = ops.where(
-            (index < self.num_samples)[:, None], ops.clip(log_probs, LOG_FLOOR, 0.0), UNWRITTEN
-        )
+        rows = ops.clip(log_probs, LOG_FLOOR, 0.0)
         _scatter(self.rows, index, ops.cast(rows, self.rows.dtype))
+        # Nobody's row stays unwritten: cheaper so than to choose among rows before.
+        nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
+        _scatter(self.rows, ops.convert_to_tensor([self.num_samples], "int32"), nobodys)
 
     def clear(self) -> None:
         """Forgets all rows."""

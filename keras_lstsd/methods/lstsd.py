@@ -1,5 +1,6 @@
 """Long Short-Term Sample Distillation (Jiang et al., AAAI 2020)."""
 
+from functools import reduce
 from typing import Any
 
 import keras
@@ -103,12 +104,15 @@ class LSTSD(SelfDistillation):
         if not asked:
             return nothing
         # Both teachers in one tensor [batch, teachers, classes]: half as many operations.
-        teachers, known = (ops.stack(parts, axis=1) for parts in zip(*asked.values(), strict=True))
-        divergence = kl_divergence(batch.logits[:, None], teachers, self.temperature, self.kl)
-        divergence = ops.where(known, divergence, 0.0)
+        teachers, known = zip(*asked.values(), strict=True)
+        known = [ops.cast(one, "float32") for one in known]
+        divergence = kl_divergence(
+            batch.logits[:, None], ops.stack(teachers, axis=1), self.temperature, self.kl
+        )
+        divergence = divergence * ops.stack(known, axis=1)
         for number, name in enumerate(asked):
             batch.logs[f"{name}_loss"] = divergence[:, number]
-        batch.logs["teacher_coverage"] = ops.any(known, axis=1)
+        batch.logs["teacher_coverage"] = reduce(ops.maximum, known)
         return ops.matmul(divergence, [float(weights[name]) for name in asked])
 
     def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:

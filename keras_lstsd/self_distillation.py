@@ -18,8 +18,8 @@ from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches, fingerprint
-from keras_lstsd.losses import SMALLEST, log_softmax
-from keras_lstsd.tables import SampleTable, row_numbers
+from keras_lstsd.losses import log_softmax
+from keras_lstsd.tables import SampleTable, mixed, row_numbers
 
 
 class Batch(NamedTuple):
@@ -50,10 +50,7 @@ class Batch(NamedTuple):
         log_probs, known = memory.read(self.sample_index)
         if self.mixing is None:
             return log_probs, known
-        known = ops.cast(known, "float32")
-        mixed = ops.matmul(self.mixing, ops.exp(ops.minimum(log_probs, 0.0)))
-        whole = ops.matmul(self.mixing, 1 - known) == 0
-        return ops.log(ops.maximum(mixed, SMALLEST)), whole
+        return mixed(self.mixing, log_probs, known)
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -123,7 +120,6 @@ class SelfDistillation(keras.Model):
         self._batches = None
         self._stops_on_nan = False
         self._epoch_of_fit = -1
-        self._begun = 0
         self._data = None
         if student.built:
             self.build()
@@ -412,7 +408,7 @@ class SelfDistillation(keras.Model):
                 f"`SampleBatches(..., steps_per_epoch={steps_per_epoch})`."
             )
         _refuse_in_step(validation_data)
-        self._begun = self.epoch + 1 - initial_epoch
+        self._epoch_of_fit = initial_epoch - 1
         self._data = fingerprint(x)
         if self._batches is not None:
             self._check_size(x.sample_index)
@@ -576,7 +572,7 @@ class SelfDistillation(keras.Model):
             **{name: getattr(self, name) for name in sorted(own) if hasattr(self, name)},
             "num_classes": getattr(self, "num_classes", None),
             "precision": self.student.dtype_policy.name,
-            "begun": self._begun,
+            "begun": self.epoch - self._epoch_of_fit,
             "data": self._data,
         }
 

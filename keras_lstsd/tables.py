@@ -168,10 +168,8 @@ class ClassTable(keras.layers.Layer):
             rows = ops.take(self.rows, ops.where(exist, labels, 0), axis=0)
             rows = ops.stop_gradient(rows)
             return rows, exist & (rows[:, 0] <= 0)
-        unknown = ops.cast(self.rows[:, 0] > 0, "float32")
-        mixed = ops.matmul(labels, ops.exp(ops.minimum(self.rows, 0.0)))
-        rows = ops.stop_gradient(ops.log(ops.maximum(mixed, SMALLEST)))
-        return rows, ops.matmul(labels, unknown[:, None])[:, 0] == 0
+        rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
+        return mixed(labels, rows, rows[:, 0] <= 0)
 
     def collect(self, labels: Any, probabilities: Any) -> None:
         """Collects probabilities `[batch, classes]` of samples with such labels as `read` takes."""
@@ -201,6 +199,19 @@ class ClassTable(keras.layers.Layer):
     def drop(self) -> None:
         """Forgets what was collected since the last rotation."""
         self.sums.assign(ops.zeros(self.sums.shape))
+
+
+def mixed(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
+    """Rows mixed as probabilities: log-probabilities, and which are of known rows alone.
+
+    Args:
+        shares: of each row in each mixture, float32 `[mixtures, rows]`.
+        log_probs: rows `[rows, classes]`; what stands in an unknown one does not matter.
+        known: bool `[rows]`.
+    """
+    probabilities = ops.matmul(shares, ops.exp(ops.minimum(log_probs, 0.0)))
+    whole = ops.matmul(shares, 1 - ops.cast(known, "float32")[:, None])[:, 0] == 0
+    return ops.log(ops.maximum(probabilities, SMALLEST)), whole
 
 
 def row_numbers(index: Any, num_samples: int) -> Any:

@@ -131,9 +131,7 @@ STUDENTS = {
 def trainable(student: Student, method: str, num_samples: int, **options: Any) -> keras.Model:
     """A compiled model that trains the student; `plain` is the student itself."""
     model = student.build()
-    options = {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9)} | options
     loss = keras.losses.CategoricalCrossentropy(from_logits=students.ends_in_logits(model))
-    options |= {"loss": loss, "metrics": ["accuracy"]}
     if method == "distiller":
         model = keras.distillation.Distiller(
             teacher=student.build(),
@@ -146,7 +144,7 @@ def trainable(student: Student, method: str, num_samples: int, **options: Any) -
         cyclic = "mini_generation_epochs" in inspect.signature(entry.cls).parameters
         length = {"mini_generation_epochs": 2} if cyclic else {}
         model = entry.cls(model, num_samples=num_samples, **entry.arguments | length)
-    model.compile(**options)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"], **options)
     return model
 
 
@@ -379,8 +377,7 @@ MEASUREMENTS = {
 
 
 def main(argv):
-    if argv[1:]:
-        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    comparison.refuse_words(argv)
     methods = comparison.names("method", METHOD.value, [*METHODS, "distiller"])
     path = Path(OUTPUT_DIR.value) / f"{WHAT.value}-{keras.backend.backend()}.md"
     path.parent.mkdir(parents=True, exist_ok=True)

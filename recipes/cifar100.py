@@ -130,11 +130,9 @@ def student(network: str) -> keras.Model:
 def method_settings(run: dict, epochs: int) -> dict:
     """Arguments of a run's method: the paper's for CIFAR-100, cycles in proportion to `epochs`."""
     method = METHODS[run["method"]]
-    settings = dict(method.arguments)
+    settings = method.arguments | method.length(epochs)
     if run["method"].startswith("snapshot"):
         settings["mini_generation_epochs"] = max(1, round(SNAPSHOT_CYCLE * epochs))
-    elif method.cycles:
-        settings["mini_generation_epochs"] = -(-epochs // method.cycles)
     if "mini_generation_epochs" in run:
         settings["mini_generation_epochs"] = run["mini_generation_epochs"]
     return settings
@@ -251,8 +249,7 @@ def product(networks: Sequence[str], methods: Sequence[str]) -> list[dict]:
 
 def prepare(argv: Sequence[str], networks: Sequence[str]) -> list[str]:
     """Refuses words that are no flags; the networks of --network, by default those given."""
-    if argv[1:]:
-        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    comparison.refuse_words(argv)
     logging.set_verbosity(logging.INFO)
     if SMOKE.value:
         return ["resnet8"]

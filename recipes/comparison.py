@@ -83,9 +83,9 @@ class Results:
         }
 
 
-def run_name(run: dict) -> str:
-    """A run's name, for folders."""
-    return "-".join(str(value) for value in run.values())
+def run_name(run: dict, separator: str = "-") -> str:
+    """A run's name, for folders, or with spaces for people."""
+    return separator.join(str(value) for value in run.values())
 
 
 def train_all(
@@ -102,7 +102,6 @@ def train_all(
     begun = time.monotonic()
     try:
         for number, run in enumerate(left):
-            name = " ".join(str(value) for value in run.values())
             keras.utils.set_random_seed(run["seed"])
             start = time.monotonic()
             outcome = train(run, [EpochLine(run), results.backup(run)])
@@ -113,7 +112,7 @@ def train_all(
                 title,
                 len(runs) - len(left) + number + 1,
                 len(runs),
-                name,
+                run_name(run, " "),
                 outcome["score"],
                 time.monotonic() - start,
                 minutes,
@@ -184,7 +183,7 @@ class EpochLine(keras.callbacks.Callback):
 
     def __init__(self, run: dict):
         super().__init__()
-        self.name = " ".join(str(value) for value in run.values())
+        self.name = run_name(run, " ")
 
     def on_epoch_end(self, epoch, logs=None):
         if sys.stderr.isatty():
@@ -237,6 +236,12 @@ def method_table(
         rows.append(row)
     header = ["method", "seeds", "mean +- std", "paired difference to vanilla +- s.e."]
     return markdown(header + (["paper"] if paper is not None else []), rows)
+
+
+def refuse_words(argv: Sequence[str]) -> None:
+    """Refuses what stands on the command line beside flags."""
+    if argv[1:]:
+        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
 
 
 def names(flag: str, value: str, known: Sequence[str]) -> list[str]:

@@ -65,8 +65,7 @@ def train(run: dict, callbacks: list, epochs: int, wrong_labels: float) -> dict:
 
 
 def main(argv):
-    if argv[1:]:
-        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    comparison.refuse_words(argv)
     logging.set_verbosity(logging.INFO)
     methods = comparison.names("method", METHOD.value, list(METHODS))
     seeds, epochs = (2, 3) if SMOKE.value else (SEEDS.value, EPOCHS.value)

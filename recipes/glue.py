@@ -106,8 +106,7 @@ def train(run: dict, callbacks: list, data: Encoded, settings: dict) -> dict:
 
 
 def main(argv):
-    if argv[1:]:
-        raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    comparison.refuse_words(argv)
     logging.set_verbosity(logging.INFO)
     tasks = comparison.names("task", TASK.value, list(glue.TASKS))
     methods = comparison.names("method", METHOD.value, list(METHODS))

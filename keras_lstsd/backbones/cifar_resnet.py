@@ -8,6 +8,7 @@ from keras_lstsd.backbones.layers import (
     blocks_per_stage,
     convolution,
     logits,
+    positions,
 )
 
 
@@ -55,10 +56,8 @@ def cifar_resnet(
     blocks = blocks_per_stage(depth, 6, 2, "cifar_resnet(20)")
     images = keras.Input(input_shape, name="images")
     x = batch_norm_relu(convolution(images, 16, 3, "stem", weight_decay), "stem")
-    for stage, filters in enumerate((16, 32, 64), 1):
-        for block in range(1, blocks + 1):
-            stride = 2 if stage > 1 and block == 1 else 1
-            x = _block(x, filters, stride, weight_decay, f"stage{stage}_block{block}")
+    for stage, stride, block in positions([blocks] * 3):
+        x = _block(x, 8 * 2**stage, stride, weight_decay, block)
     return keras.Model(images, logits(x, num_classes, weight_decay), name=name or f"resnet{depth}")
 
 

@@ -11,6 +11,8 @@
 Torch's moving variance is the unbiased one of a batch, Keras's the biased.
 """
 
+from collections.abc import Iterator, Sequence
+
 import keras
 
 from keras_lstsd.arguments import count
@@ -30,6 +32,16 @@ def blocks_per_stage(depth: int, layers: int, rest: int, example: str) -> int:
             f"`{example}`."
         )
     return blocks
+
+
+def positions(blocks: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+    """(stage, stride, name) of each block, for the number of blocks of each stage.
+
+    Stages count from 1; all but the first start with stride 2.
+    """
+    for stage, number in enumerate(blocks, 1):
+        for block in range(1, number + 1):
+            yield stage, 2 if stage > 1 and block == 1 else 1, f"stage{stage}_block{block}"
 
 
 def convolution(

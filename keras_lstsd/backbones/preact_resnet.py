@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_lstsd.backbones.layers import batch_norm_relu, convolution, logits
+from keras_lstsd.backbones.layers import batch_norm_relu, convolution, logits, positions
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -60,14 +60,12 @@ def preact_resnet(
         )
     images = keras.Input(input_shape, name="images")
     x = convolution(images, 64, 3, "stem", weight_decay)
-    for stage, blocks in enumerate(BLOCKS[depth], 1):
+    for stage, stride, block in positions(BLOCKS[depth]):
         filters = 32 * 2**stage
-        for block in range(1, blocks + 1):
-            stride = 2 if stage > 1 and block == 1 else 1
-            convolutions = [(filters, 3, stride), (filters, 3, 1)]
-            if depth >= 50:
-                convolutions = [(filters, 1, 1), (filters, 3, stride), (4 * filters, 1, 1)]
-            x = residual_unit(x, convolutions, weight_decay, f"stage{stage}_block{block}")
+        convolutions = [(filters, 3, stride), (filters, 3, 1)]
+        if depth >= 50:
+            convolutions = [(filters, 1, 1), (filters, 3, stride), (4 * filters, 1, 1)]
+        x = residual_unit(x, convolutions, weight_decay, block)
     x = logits(batch_norm_relu(x, "last"), num_classes, weight_decay)
     return keras.Model(images, x, name=name or f"preact_resnet{depth}")
 

@@ -9,6 +9,7 @@ from keras_lstsd.backbones.layers import (
     blocks_per_stage,
     convolution,
     logits,
+    positions,
 )
 
 
@@ -62,11 +63,9 @@ def resnext(
     groups, base = count("cardinality", cardinality), count("base_width", base_width)
     images = keras.Input(input_shape, name="images")
     x = batch_norm_relu(convolution(images, 64, 3, "stem", weight_decay), "stem")
-    for stage in (1, 2, 3):
+    for stage, stride, block in positions([blocks] * 3):
         widths = groups * base * 2 ** (stage - 1), 128 * 2**stage
-        for block in range(1, blocks + 1):
-            stride = 2 if stage > 1 and block == 1 else 1
-            x = _block(x, *widths, groups, stride, weight_decay, f"stage{stage}_block{block}")
+        x = _block(x, *widths, groups, stride, weight_decay, block)
     name = name or f"resnext{depth}_{cardinality}x{base_width}d"
     return keras.Model(images, logits(x, num_classes, weight_decay), name=name)
 

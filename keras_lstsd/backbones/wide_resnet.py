@@ -3,7 +3,13 @@
 import keras
 
 from keras_lstsd.arguments import count
-from keras_lstsd.backbones.layers import batch_norm_relu, blocks_per_stage, convolution, logits
+from keras_lstsd.backbones.layers import (
+    batch_norm_relu,
+    blocks_per_stage,
+    convolution,
+    logits,
+    positions,
+)
 from keras_lstsd.backbones.preact_resnet import residual_unit
 
 
@@ -50,10 +56,8 @@ def wide_resnet(
     blocks = blocks_per_stage(depth, 6, 4, "wide_resnet(28)")
     images = keras.Input(input_shape, name="images")
     x = convolution(images, 16, 3, "stem", weight_decay)
-    for stage in (1, 2, 3):
+    for stage, stride, block in positions([blocks] * 3):
         filters = 8 * 2**stage * count("width", width)
-        for block in range(1, blocks + 1):
-            convolutions = [(filters, 3, 2 if stage > 1 and block == 1 else 1), (filters, 3, 1)]
-            x = residual_unit(x, convolutions, weight_decay, f"stage{stage}_block{block}", dropout)
+        x = residual_unit(x, [(filters, 3, stride), (filters, 3, 1)], weight_decay, block, dropout)
     x = logits(batch_norm_relu(x, "last"), num_classes, weight_decay)
     return keras.Model(images, x, name=name or f"wide_resnet{depth}_{width}")

@@ -179,9 +179,14 @@ class SampleBatches(keras.utils.PyDataset):
         if self._order is None:
             self._order = self.epoch_order()
         rows = self._order[step * self.batch_size : (step + 1) * self.batch_size]
-        arrays = (getattr(self, "pixels", None), self.inputs, self.sample_index, self.labels)
         draws = self.epoch_draws(rows) if self.draws else None
-        return self._batch(arrays, rows, draws, np.take, np)
+        return self._batch(self._arrays(), rows, draws, np.take, np)
+
+    def _arrays(self) -> tuple:
+        """What batches are made of on the host; None for what they are not made of."""
+        pixels = None if self.augment is None or self.on_device else self.pixels
+        inputs = self.inputs if self.augment is None else None
+        return pixels, inputs, self.sample_index, self.labels
 
     def _batch(self, arrays: tuple, rows: Any, draws: Any, take: Any, numpy: Any) -> tuple:
         """The batch of some rows, of arrays on the host or of tensors in tf.data."""
@@ -205,12 +210,7 @@ class SampleBatches(keras.utils.PyDataset):
         """The same batches as a `tf.data.Dataset`: it reads `epoch` each time it is iterated."""
         import tensorflow as tf
 
-        arrays = (self.inputs, self.sample_index, self.labels)
-        if self.augment is None:
-            arrays = (None, *keras.tree.map_structure(tf.convert_to_tensor, arrays))
-        else:
-            rest = keras.tree.map_structure(tf.convert_to_tensor, arrays[1:])
-            arrays = (None if self.on_device else tf.constant(self.pixels), None, *rest)
+        arrays = keras.tree.map_structure(tf.convert_to_tensor, self._arrays(), none_is_leaf=False)
 
         def epoch():
             order = self.epoch_order()

@@ -34,10 +34,13 @@ class Method:
     off: dict[str, Any] = field(default_factory=dict)
     """Under which it trains as plain `keras.Model.fit` does."""
 
+    def length(self, epochs: int) -> dict[str, int]:
+        """The argument that makes `cycles` mini-generations of so many epochs."""
+        return {"mini_generation_epochs": -(-epochs // self.cycles)} if self.cycles else {}
+
     def settings(self, epochs: int) -> dict[str, Any]:
         """Arguments for a task with few classes, for a training of that many epochs."""
-        length = {"mini_generation_epochs": -(-epochs // self.cycles)} if self.cycles else {}
-        return self.arguments | self.few_classes | length
+        return self.arguments | self.few_classes | self.length(epochs)
 
 
 _SOFT = {"temperature": 1.0}

@@ -158,10 +158,9 @@ class SelfDistillation(keras.Model):
         self._epoch = self._counter("epoch", -1)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
         self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
-        # How many samples of this epoch had an index outside the table, or outputs not finite,
-        # and how many of its batches a loss that was not.
+        # How many samples of this epoch had an index outside the table, or outputs not finite.
         self._faults = keras.Variable(
-            [0, 0, 0],
+            [0, 0],
             dtype="int32",
             trainable=False,
             aggregation="sum",
@@ -218,8 +217,7 @@ class SelfDistillation(keras.Model):
             batch.logs["distillation_loss"] = guidance
         if self.logged:
             self._means.update_state(batch.logs)
-        not_finite = ops.cast(~ops.isfinite(ops.sum(loss)), "int32")
-        self._faults.assign_add(ops.append(faults, not_finite))
+        self._faults.assign_add(faults)
         return loss
 
     def train_step(self, *args):
@@ -315,7 +313,7 @@ class SelfDistillation(keras.Model):
         self._epoch_of_fit = epoch_of_fit
         epoch = self.epoch + 1
         self._epoch.assign(epoch)
-        self._faults.assign([0, 0, 0])
+        self._faults.assign([0, 0])
         if self._batches is not None:
             self._batches.begin_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))
         if epoch > 0:
@@ -323,9 +321,13 @@ class SelfDistillation(keras.Model):
             if epoch % self.mini_generation_epochs == 0:
                 self.on_generation_edge(epoch // self.mini_generation_epochs)
 
-    def end_epoch(self) -> None:
-        """Reports the bad input of the epoch, which in-graph assertions cannot under XLA."""
-        outside, not_finite, losses = (int(count) for count in ops.convert_to_numpy(self._faults))
+    def end_epoch(self, loss: float = 0.0) -> None:
+        """Reports the bad input of the epoch, which in-graph assertions cannot under XLA.
+
+        Args:
+            loss: its mean over the epoch.
+        """
+        outside, not_finite = (int(count) for count in ops.convert_to_numpy(self._faults))
         if outside:
             raise ValueError(
                 f"`sample_index` must tell the samples apart. Received: {outside} samples in "
@@ -334,11 +336,11 @@ class SelfDistillation(keras.Model):
                 f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "
                 "num_samples=<size of the training set>)`."
             )
-        if losses and not not_finite and not self._stops_on_nan:
+        if not math.isfinite(loss) and not not_finite and not self._stops_on_nan:
             raise ValueError(
-                f"The loss must be finite. Received: NaN or infinity in {losses} batches of epoch "
-                f"{self.epoch}, from finite outputs. Expected: finite labels and sample weights, "
-                "and a loss that is finite for them."
+                f"The loss must be finite. Received: a mean of {loss} in epoch {self.epoch}, from "
+                "finite outputs. Expected: finite labels and sample weights, and a loss that is "
+                "finite for them."
             )
         if not_finite and not self._stops_on_nan:
             raise ValueError(
@@ -651,8 +653,11 @@ class _Means(keras.metrics.Metric):
         self.sums.assign_add(ops.sum(ops.stack(columns, axis=-1), axis=0))
 
     def result(self) -> dict:
-        means = ops.divide_no_nan(self.sums[:-1], self.sums[-1])
-        return {name: means[number] for number, name in enumerate(self.names)}
+        *sums, count = ops.unstack(self.sums, len(self.names) + 1)
+        return {
+            name: ops.divide_no_nan(total, count)
+            for name, total in zip(self.names, sums, strict=True)
+        }
 
 
 def _mean(values: Any) -> Any:

@@ -5,14 +5,15 @@
     python -m recipes.benchmark --what=pipeline
 
 `step`: time of a training step of each method over that of plain `keras.Model.fit` on the same
-arrays, epoch edges included, for several students, XLA off and on, and steps_per_execution 1 and
-32. Plain training runs before and after each epoch of a method; the ratio is to the mean of both.
+arrays, for several students, XLA off and on, and steps_per_execution 1 and 32: from the end of an
+epoch's first execution to that of its last. Plain training runs before and after each epoch of a
+method; the ratio is to the mean of both.
 `distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size.
 
 `compile`: time of the first `fit`, of one batch, of a model that was never trained.
 
-`edge`: time that `begin_epoch` takes for tables of CIFAR-100's size; every other one is the edge of
-a mini-generation.
+`edge`: time that `begin_epoch` takes for tables of CIFAR-100's size, every other one the edge of a
+mini-generation; and what an epoch of one batch takes more in `fit` than plain training's.
 
 `memory`: peak memory of a process that trains on 50,000 samples of 100 classes, over plain.
 
@@ -114,17 +115,17 @@ class Student:
 
 
 STUDENTS = {
-    "mlp": Student(mlp, (784,), 10, 128, steps=128),
+    "mlp": Student(mlp, (784,), 10, 128, steps=160),
     "text_cnn": Student(
         partial(text_cnn, 10_000, num_classes=2, length=80, embedding_dim=32, filters=100),
         (80,),
         2,
         32,
-        steps=32,
+        steps=96,
         words=10_000,
     ),
-    "resnet20": Student(partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=4),
-    "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=2, words=30_000),
+    "resnet20": Student(partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=5),
+    "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, words=30_000),
 }
 
 
@@ -149,19 +150,34 @@ def trainable(student: Student, method: str, num_samples: int, **options: Any) -
 
 
 class Timer(keras.callbacks.Callback):
-    """Seconds from the beginning of training to its end, without what `fit` prepares."""
+    """Seconds of training without what `fit` prepares, and of a step between its edges."""
 
     def on_train_begin(self, logs=None):
         self.begun = time.perf_counter()
+        self.first = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.first is None or batch + 1 == self.params["steps"]:
+            float(logs["loss"])  # JAX goes on before it has finished.
+            self.last = (batch, time.perf_counter())
+            self.first = self.first or self.last
 
     def on_train_end(self, logs=None):
         self.seconds = time.perf_counter() - self.begun
 
+    @property
+    def step_seconds(self) -> float:
+        return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
 
-def epoch_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
+
+def timed(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int, **fit: Any) -> Timer:
     timer = Timer()
-    model.fit(x, y, batch_size=batch_size, verbose=0, callbacks=[timer])
-    return timer.seconds
+    model.fit(x, y, batch_size=batch_size, verbose=0, callbacks=[timer], **fit)
+    return timer
+
+
+def step_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
+    return timed(model, x, y, batch_size).step_seconds
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -210,7 +226,7 @@ def chosen() -> Iterable[tuple[str, Student, bool]]:
 def step(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "steps per execution", "plain, ms a step", *methods]
     for (name, student, xla), executed in itertools.product(chosen(), STEPS_PER_EXECUTION.value):
-        if executed > student.steps:
+        if 2 * executed > student.steps:
             continue  # A step so long has nothing to gain from it.
         keras.backend.clear_session()
         gc.collect()
@@ -220,7 +236,7 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
             model = trainable(
                 student, method, len(x), jit_compile=xla, steps_per_execution=executed
             )
-            measures[method] = partial(epoch_seconds, model, x, y, student.batch_size)
+            measures[method] = partial(step_seconds, model, x, y, student.batch_size)
             for _ in range(3):  # compiles, and fills the teachers
                 measures[method]()
         plain = measures.pop("plain")
@@ -229,7 +245,7 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
             name,
             "on" if xla else "off",
             str(executed),
-            f"{1000 * statistics.median(figures) / student.steps:.2f}",
+            f"{1000 * statistics.median(figures):.2f}",
             *(with_interval(ratios[method]) for method in methods),
         ]
 
@@ -239,7 +255,7 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
     keras.backend.clear_session()
     gc.collect()
     x, y = student.data(1)
-    return epoch_seconds(trainable(student, method, len(x), jit_compile=xla), x, y, len(x))
+    return timed(trainable(student, method, len(x), jit_compile=xla), x, y, len(x)).seconds
 
 
 def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
@@ -261,14 +277,21 @@ def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
 
 
 def edge(methods: Sequence[str]) -> Iterable[list[str]]:
-    yield ["method", "ms an edge, median", "range"]
+    yield ["method", "ms an edge, median", "range", "ms more of an epoch of `fit`, median", "range"]
     num_samples, classes = CIFAR_SIZE
     student = Student(lambda: mlp(classes), (784,), classes, BATCH_SIZE, steps=1)
+    x, y = student.data(1)
+    plain = trainable(student, "plain", num_samples)
+
+    def epoch_ms(model):
+        return 100 * timed(model, x, y, BATCH_SIZE, epochs=10).seconds
+
     for method in methods:
         if method == "distiller":
             continue
         model = trainable(student, method, num_samples)
-        model.fit(*student.data(1), batch_size=BATCH_SIZE, verbose=0)
+        more = in_turn({"plain": partial(epoch_ms, plain), "it": partial(epoch_ms, model)}, 5)
+        more = [it - base for it, base in zip(more["it"], more["plain"], strict=True)]
         times = []
         for _ in range(2 * ROUNDS.value):
             start = time.perf_counter()
@@ -277,7 +300,11 @@ def edge(methods: Sequence[str]) -> Iterable[list[str]]:
                 # JAX goes on before it has finished.
                 keras.ops.convert_to_numpy(weight.value[:1] if len(weight.shape) else weight)
             times.append(1000 * (time.perf_counter() - start))
-        yield [method, f"{statistics.median(times):.1f}", f"{min(times):.1f}-{max(times):.1f}"]
+        columns = [
+            (f"{statistics.median(values):.1f}", f"{min(values):.1f} to {max(values):.1f}")
+            for values in (times, more)
+        ]
+        yield [method, *itertools.chain(*columns)]
 
 
 def peak_mebibytes(student: str, method: str) -> float:

@@ -216,13 +216,15 @@ class SampleBatches(keras.utils.PyDataset):
             order = self.epoch_order()
             return (order, self.epoch_draws(order)) if self.draws else (order,)
 
-        drawn = tf.data.Dataset.from_tensors(0).map(
-            lambda _: tuple(
-                tf.ensure_shape(part, [None])
-                for part in tf.numpy_function(epoch, [], (tf.int32,) * (1 + self.draws))
-            )
-        )
+        # None of these needs its Python turned into a graph's, which would take half a second.
+        as_it_is = tf.autograph.experimental.do_not_convert
 
+        @as_it_is
+        def drawn(_):
+            parts = tf.numpy_function(epoch, [], (tf.int32,) * (1 + self.draws))
+            return tuple(tf.ensure_shape(part, [None]) for part in parts)
+
+        @as_it_is
         def batches(*epoch):
             # Whole rows of a matrix: cheaper than to cut a batch out of an epoch each time.
             full = tf.size(epoch[0]) // self.batch_size * self.batch_size
@@ -231,11 +233,14 @@ class SampleBatches(keras.utils.PyDataset):
             rest = rest.take(tf.cast(tf.size(epoch[0]) > full, tf.int64))
             return tf.data.Dataset.from_tensor_slices(batches).concatenate(rest)
 
+        @as_it_is
         def gather(rows, draws=None):
             return self._batch(arrays, rows, draws, tf.gather, keras.ops)
 
         return (
-            drawn.flat_map(batches)
+            tf.data.Dataset.from_tensors(0)
+            .map(drawn)
+            .flat_map(batches)
             .map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .apply(tf.data.experimental.assert_cardinality(self.num_batches))
             .prefetch(tf.data.AUTOTUNE)

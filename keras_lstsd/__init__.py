@@ -1,7 +1,8 @@
 """Trains a Keras classifier under the guidance of its own past."""
 
-from keras_lstsd import backbones, data, losses, schedules, snapshots, tables
+from keras_lstsd import backbones, data, dynamics, losses, schedules, snapshots, tables
 from keras_lstsd.callbacks import RotateTeachers
+from keras_lstsd.dynamics import TrainingDynamics, suspicious_labels
 from keras_lstsd.methods import (
     DUPS,
     LSTSD,
@@ -23,11 +24,14 @@ __all__ = [
     "SnapshotDistillation",
     "SnapshotEnsemble",
     "TemporalEnsembling",
+    "TrainingDynamics",
     "backbones",
     "data",
+    "dynamics",
     "losses",
     "schedules",
     "snapshots",
+    "suspicious_labels",
     "tables",
 ]
 __version__ = "0.1.0"

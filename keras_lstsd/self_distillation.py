@@ -194,6 +194,12 @@ class SelfDistillation(keras.Model):
         """The epoch in training or last trained, counted over the model's life; -1 before any."""
         return int(ops.convert_to_numpy(self._epoch)) if self.built else -1
 
+    @property
+    def sample_tables(self) -> dict[str, SampleTable]:
+        """What is remembered of each sample, by name; empty for a method without such tables."""
+        layers = self._flatten_layers()
+        return {layer.name: layer for layer in layers if isinstance(layer, SampleTable)}
+
     # === The step ===
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -519,7 +525,7 @@ class SelfDistillation(keras.Model):
 
     def _tell_memory(self, verbose: Any) -> None:
         """One line at first use: beside the progress bars where there are any, else in the log."""
-        tables = [layer for layer in self._flatten_layers() if isinstance(layer, SampleTable)]
+        tables = self.sample_tables.values()
         if not tables or self.epoch >= 0:
             return
         line = (
@@ -653,7 +659,7 @@ class _Means(keras.metrics.Metric):
         self.sums.assign_add(ops.sum(ops.stack(columns, axis=-1), axis=0))
 
     def result(self) -> dict:
-        *sums, count = ops.unstack(self.sums, len(self.names) + 1)
+        *sums, count = ops.unstack(ops.convert_to_tensor(self.sums), len(self.names) + 1)
         return {
             name: ops.divide_no_nan(total, count)
             for name, total in zip(self.names, sums, strict=True)

@@ -39,11 +39,37 @@ def suspicious_labels(model: SelfDistillation, y: Any) -> np.ndarray:
     return _ranked(label_confidence(model, y))
 
 
-def label_confidence(model: SelfDistillation, y: Any) -> np.ndarray:
-    """What the tables of a trained model believe of the given labels.
+def beliefs(model: SelfDistillation) -> np.ndarray:
+    """What the tables of a trained model believe of each sample.
 
-    `c_i = 1/M sum_m q_m(y_i | x_i)` over the M tables that have a row for sample i: for LSTSD the
-    last epoch, the one before, and the last of the previous mini-generation.
+    `b_i = 1/M sum_m q_m(x_i)` over the M tables that have a row for sample i: for LSTSD the last
+    epoch, the one before, and the last of the previous mini-generation.
+
+    Args:
+        model: a trained method with tables of samples.
+
+    Returns:
+        float32 `[samples, classes]`; NaN for a sample that was never drawn.
+
+    Raises:
+        ValueError: for a model without such tables.
+
+    Example:
+        >>> keras_lstsd.dynamics.beliefs(model).argmax(-1)     # [7, 2, ...]
+    """
+    _check_tables(model)
+    total = np.zeros((model.num_samples, model.num_classes), "float32")
+    count = np.zeros((model.num_samples, 1), "float32")
+    for table in model.sample_tables.values():
+        log_probs, known = table.numpy()
+        total += np.where(known[:, None], np.exp(np.minimum(log_probs, 0)), 0)
+        count += known[:, None]
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def label_confidence(model: SelfDistillation, y: Any) -> np.ndarray:
+    """What the tables of a trained model believe of the given labels: `b_i(y_i)` of `beliefs`.
 
     Args:
         model: a trained method with tables of samples.
@@ -58,15 +84,9 @@ def label_confidence(model: SelfDistillation, y: Any) -> np.ndarray:
     Example:
         >>> keras_lstsd.dynamics.label_confidence(model, y_train)     # [0.98, 0.03, ...]
     """
-    _check_tables(model)
-    labels = _labels(y, model.num_samples, model.num_classes)
-    total, count = np.zeros(len(labels), "float32"), np.zeros(len(labels), "float32")
-    for table in model.sample_tables.values():
-        log_probs, known = table.numpy()
-        total += np.where(known, _given(log_probs, labels), 0.0)
-        count += known
-    with np.errstate(invalid="ignore"):
-        return total / count
+    believed = beliefs(model)
+    labels = _labels(y, *believed.shape)
+    return believed[np.arange(len(labels)), labels]
 
 
 def disagreement(model: SelfDistillation) -> np.ndarray:
@@ -161,17 +181,16 @@ class TrainingDynamics(keras.callbacks.Callback):
         _check_tables(model)
 
     def on_train_begin(self, logs=None):
+        _labels(self.labels, self.model.num_samples, self.model.num_classes)
+        if self.path is not None and self.path.exists():
+            self._load()
         self._begun = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        # The model's own count is right by now: a backup has been restored.
-        if not self._begun:
-            self._begun = True
-            _labels(self.labels, self.model.num_samples, self.model.num_classes)
-            if self.path is not None and self.path.exists():
-                self._load()
-            if self.epoch > self.model.epoch:
-                self._forget()  # It was of a training that came further, hence of another one.
+        # By now a backup is restored, and the model's own count right.
+        if not self._begun and self.epoch > self.model.epoch:
+            self._forget()  # It was of a training that came further, hence of another one.
+        self._begun = True
 
     def on_epoch_end(self, epoch, logs=None):
         if self.model.epoch <= self.epoch:
@@ -231,7 +250,12 @@ class TrainingDynamics(keras.callbacks.Callback):
         return _ranked(self.confidence)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The numbers of each sample, by name: what a data frame is made of."""
+        """The numbers of each sample, by name: what a data frame is made of.
+
+        Beside those of the class: `believed_class`, the likeliest class of `beliefs`, and `belief`,
+        its probability; for LSTSD, `disagreement` of its teachers.
+        """
+        believed = beliefs(self.model)
         columns = {
             "sample_index": np.arange(len(self.labels)),
             "label": self.labels,
@@ -239,6 +263,8 @@ class TrainingDynamics(keras.callbacks.Callback):
             "variability": self.variability,
             "forgotten": self.forgotten,
             "epochs": self._epochs,
+            "believed_class": believed.argmax(-1),
+            "belief": believed.max(-1),
         }
         if {"short_term", "long_term"} <= getattr(self.model, "sample_tables", {}).keys():
             columns["disagreement"] = disagreement(self.model)

@@ -404,7 +404,7 @@ MEASUREMENTS = {
 
 
 def main(argv):
-    comparison.refuse_words(argv)
+    comparison.check_command(argv)
     methods = comparison.names("method", METHOD.value, [*METHODS, "distiller"])
     path = Path(OUTPUT_DIR.value) / f"{WHAT.value}-{keras.backend.backend()}.md"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,7 @@ def method_settings(run: dict, epochs: int) -> dict:
     return settings
 
 
-def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) -> dict:
+def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) -> dict:
     """Trains one network with one method and one seed; the score is the test accuracy in %."""
     network, method = NETWORKS[run["network"]], METHODS[run["method"]]
     epochs = settings["epochs"] or network.epochs
@@ -163,9 +163,7 @@ def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) 
         decayed=rate,
         jit_compile="auto" if jit_compile is None else jit_compile,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    # Before the backup, so that no epoch is missing in it.
-    callbacks = [comparison.History(folder / "history.csv"), *callbacks]
+    callbacks = [*comparison.dynamics(model, data.y_train, folder), *callbacks]
     if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     batches = SampleBatches(
@@ -191,7 +189,12 @@ def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) 
     return {"score": 100 * float((predictions == data.y_test).mean())}
 
 
-def compare(runs: Sequence[dict], name: str, tables: Callable[[comparison.Results], str]) -> int:
+def compare(
+    runs: Sequence[dict],
+    name: str,
+    tables: Callable[[comparison.Results], str],
+    report: Callable[[comparison.Results, Data], None] = lambda *_: None,
+) -> int:
     """Does the runs and prints the tables that are made of their results."""
     settings = {flag.name: flag.value for flag in (EPOCHS, BATCH_SIZE, SAMPLES, MIXED_PRECISION)}
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
@@ -200,15 +203,26 @@ def compare(runs: Sequence[dict], name: str, tables: Callable[[comparison.Result
     results = comparison.Results(folder / "results.json", settings)
     data = Data(DATA_DIR.value, settings["samples"], SMOKE.value and DATA_DIR.value is None)
 
-    def train_one(run, callbacks):
+    def train_one(run, folder, callbacks):
         keras.backend.clear_session()
-        return train(run, callbacks, data, settings, folder / comparison.run_name(run))
+        return train(run, folder, callbacks, data, settings)
 
     done = comparison.train_all(runs, results, train_one, name)
     text = tables(results)
     (folder / f"{name}.md").write_text(text)
     print(f"\n{text}\nResults of each run: {results.path}")
+    report(results, data)
     return 0 if done else comparison.INTERRUPTED
+
+
+def papers(network: str) -> dict[str, float] | None:
+    """The paper's accuracy of each method on a network."""
+    column = PAPER_NETWORKS.index(network) if network in PAPER_NETWORKS else 99
+    return {method: row[column] for method, row in PAPER.items() if column < len(row)} or None
+
+
+def title(network: str) -> str:
+    return f"CIFAR-100, test accuracy (%), {network}"
 
 
 def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
@@ -217,15 +231,28 @@ def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
     def tables(results):
         parts = []
         for network in networks:
-            column = PAPER_NETWORKS.index(network) if network in PAPER_NETWORKS else 99
-            paper = {
-                method: row[column] for method, row in PAPER.items() if column < len(row)
-            } or None
-            table = comparison.method_table(results, methods, paper, network=network)
-            parts += [f"CIFAR-100, test accuracy (%), {network}:", "", table, ""]
+            table = comparison.method_table(results, methods, papers(network), network=network)
+            parts += [f"{title(network)}:", "", table, ""]
         return "\n".join(parts)
 
     return tables
+
+
+def network_reports(networks: Sequence[str], methods: Sequence[str]) -> Callable:
+    """A page for each network."""
+
+    def reports(results, data):
+        for network in networks:
+            comparison.write_report(
+                results,
+                title(network),
+                methods,
+                papers(network),
+                samples=data.x_train,
+                network=network,
+            )
+
+    return reports
 
 
 def seeds() -> list[int]:
@@ -249,7 +276,7 @@ def product(networks: Sequence[str], methods: Sequence[str]) -> list[dict]:
 
 def prepare(argv: Sequence[str], networks: Sequence[str]) -> list[str]:
     """Refuses words that are no flags; the networks of --network, by default those given."""
-    comparison.refuse_words(argv)
+    comparison.check_command(argv)
     logging.set_verbosity(logging.INFO)
     if SMOKE.value:
         return ["resnet8"]
@@ -260,7 +287,12 @@ def table(argv: Sequence[str], name: str, methods: Sequence[str], networks: Sequ
     """Methods on networks, by default those given, as a table for each network."""
     networks = prepare(argv, networks)
     methods = comparison.names("method", METHOD.value or ",".join(methods), list(METHODS))
-    return compare(product(networks, methods), name, network_tables(networks, methods))
+    return compare(
+        product(networks, methods),
+        name,
+        network_tables(networks, methods),
+        network_reports(networks, methods),
+    )
 
 
 def main(argv):

@@ -9,21 +9,25 @@ import csv
 import json
 import math
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import keras
-from absl import logging
+import numpy as np
+from absl import flags, logging
 
-from keras_lstsd import SelfDistillation, checkpoints
+from keras_lstsd import SelfDistillation, TrainingDynamics, checkpoints, report
 from keras_lstsd.methods.registry import Method
 from keras_lstsd.schedules import CyclicCosine
 
 INTERRUPTED = 130
+# LSTSD's in all recipes, from "Experimental Setup" of Jiang et al. 2020.
+MINI_GENERATION_EPOCHS = 6
+REPORT = flags.DEFINE_bool("report", False, "Writes a page of pictures beside the table.")
 
 
 class Results:
@@ -62,6 +66,10 @@ class Results:
         self._write()
         shutil.rmtree(self._backup_folder(run), ignore_errors=True)
 
+    def folder(self, run: dict) -> Path:
+        """Where a run leaves its history, and what else it keeps."""
+        return self.path.parent / run_name(run)
+
     def _backup_folder(self, run: dict) -> Path:
         return self.path.parent / "backups" / run_name(run)
 
@@ -89,12 +97,12 @@ def run_name(run: dict, separator: str = "-") -> str:
 
 
 def train_all(
-    runs: Sequence[dict], results: Results, train: Callable[[dict, list], dict], title: str
+    runs: Sequence[dict], results: Results, train: Callable[[dict, Path, list], dict], title: str
 ) -> bool:
     """Does what is left of the runs; True when all are done, False when Ctrl-C came between.
 
-    `train(run, callbacks)` gives the run's outcome, `"score"` (in %) among it; with the callbacks
-    `fit` resumes an interrupted run.
+    `train(run, folder, callbacks)` gives the run's outcome, `"score"` (in %) among it; with the
+    callbacks `fit` resumes an interrupted run, and keeps its logs in the folder.
     """
     left = [run for run in runs if not results.has(run)]
     if len(left) < len(runs):
@@ -104,7 +112,11 @@ def train_all(
         for number, run in enumerate(left):
             keras.utils.set_random_seed(run["seed"])
             start = time.monotonic()
-            outcome = train(run, [EpochLine(run), results.backup(run)])
+            folder = results.folder(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            # The history before the backup, so that no epoch is missing in it.
+            callbacks = [EpochLine(run), History(folder / "history.csv"), results.backup(run)]
+            outcome = train(run, folder, callbacks)
             results.add(run, outcome | {"seconds": round(time.monotonic() - start, 1)})
             minutes = (time.monotonic() - begun) / (number + 1) * (len(left) - number - 1) / 60
             logging.info(
@@ -177,6 +189,36 @@ class History(keras.callbacks.Callback):
             writer.writeheader()
             writer.writerows(self.rows)
 
+    @staticmethod
+    def read(path: Path) -> dict[str, list[float]]:
+        """A kept history as Keras's `History.history`; NaN where an epoch has no such value."""
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if name != "epoch"]
+        return {name: [float(row[name] or "nan") for row in rows] for name in names}
+
+
+class Dynamics(TrainingDynamics):
+    """What each epoch tells of the samples, in the run's folder; for the report."""
+
+    def on_train_end(self, logs=None):
+        self.save(self.path.with_suffix(".csv"))
+
+    @staticmethod
+    def read(path: Path) -> dict[str, np.ndarray]:
+        """The kept columns."""
+        table = np.genfromtxt(path, delimiter=",", names=True)
+        return {name: table[name] for name in table.dtype.names}
+
+
+def dynamics(
+    model: SelfDistillation, y: np.ndarray, folder: Path
+) -> list[keras.callbacks.Callback]:
+    """The callback that follows the samples, for a method that remembers each of them."""
+    if "pending" not in model.sample_tables:
+        return []
+    return [Dynamics(y, folder / "dynamics.npz")]
+
 
 class EpochLine(keras.callbacks.Callback):
     """One line that tells the epoch in training, where a person looks on."""
@@ -193,23 +235,6 @@ class EpochLine(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K")
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean +- standard deviation."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else "-"
-    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}"
-
-
-def paired_difference(scores: dict[int, float], baseline: dict[int, float]) -> str:
-    """Mean difference over the seeds that both have, +- its standard error."""
-    seeds = sorted(scores.keys() & baseline.keys())
-    differences = [scores[seed] - baseline[seed] for seed in seeds]
-    if len(differences) < 2:
-        return f"{differences[0]:+.2f}" if differences else "-"
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{statistics.mean(differences):+.2f} +- {error:.2f}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -229,8 +254,8 @@ def method_table(
     rows = []
     for method in methods:
         scores = results.scores(method=method, **name)
-        row = [method, str(len(scores)), spread(list(scores.values()))]
-        row.append("" if method == "vanilla" else paired_difference(scores, baseline))
+        row = [method, str(len(scores)), report.spread(list(scores.values()))]
+        row.append("" if method == "vanilla" else report.paired_difference(scores, baseline))
         if paper is not None:
             row.append(f"{paper[method]:.2f}" if method in paper else "")
         rows.append(row)
@@ -238,10 +263,49 @@ def method_table(
     return markdown(header + (["paper"] if paper is not None else []), rows)
 
 
-def refuse_words(argv: Sequence[str]) -> None:
-    """Refuses what stands on the command line beside flags."""
+def write_report(
+    results: Results,
+    title: str,
+    methods: Sequence[str],
+    paper: dict[str, float] | None = None,
+    samples: Any = None,
+    class_names: Sequence[str] | None = None,
+    **name: str,
+) -> None:
+    """With --report, a page beside the table; its samples are those of the last method's seed."""
+    if not REPORT.value:
+        return
+    scores = {method: results.scores(method=method, **name) for method in methods}
+    histories, columns = {}, None
+    for method, by_seed in scores.items():
+        for seed in sorted(by_seed, reverse=True):
+            # Named as the runs are: the seed stands last.
+            folder = results.folder(name | {"method": method, "seed": seed})
+            if (folder / "history.csv").exists():
+                histories.setdefault(method, []).append(History.read(folder / "history.csv"))
+            if (folder / "dynamics.csv").exists():
+                columns = Dynamics.read(folder / "dynamics.csv")
+    path = results.path.with_name("-".join(["report", *name.values()]) + ".html")
+    report.write(
+        path,
+        title,
+        scores=scores,
+        paper=paper,
+        histories=histories,
+        mini_generation_epochs=MINI_GENERATION_EPOCHS,
+        columns=columns,
+        samples=samples,
+        class_names=class_names,
+    )
+    print(f"Report: {path}")
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Refuses what stands on the command line beside flags, and a report that cannot be drawn."""
     if argv[1:]:
         raise SystemExit(f"Received: {argv[1:]}. Expected: flags alone; see --help.")
+    if REPORT.value and find_spec("matplotlib") is None:
+        raise SystemExit('--report draws with matplotlib: pip install "keras-lstsd[report]".')
 
 
 def names(flag: str, value: str, known: Sequence[str]) -> list[str]:

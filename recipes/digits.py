@@ -45,7 +45,7 @@ def student() -> keras.Model:
     )
 
 
-def train(run: dict, callbacks: list, epochs: int, wrong_labels: float) -> dict:
+def train(run: dict, folder: Path, callbacks: list, epochs: int, wrong_labels: float) -> dict:
     """Trains one method with one seed; the score is the accuracy on the clean test digits in %."""
     (x_train, y_train), (x_test, y_test) = digits.load()
     labels, _ = digits.with_wrong_labels(y_train, wrong_labels, digits.NUM_CLASSES, run["seed"])
@@ -58,14 +58,14 @@ def train(run: dict, callbacks: list, epochs: int, wrong_labels: float) -> dict:
         batch_size=BATCH_SIZE,
         epochs=epochs,
         verbose=0,
-        callbacks=callbacks,
+        callbacks=[*comparison.dynamics(model, labels, folder), *callbacks],
     )
     accuracy = (model.predict(x_test, verbose=0).argmax(-1) == y_test).mean()
     return {"score": 100 * float(accuracy)}
 
 
 def main(argv):
-    comparison.refuse_words(argv)
+    comparison.check_command(argv)
     logging.set_verbosity(logging.INFO)
     methods = comparison.names("method", METHOD.value, list(METHODS))
     seeds, epochs = (2, 3) if SMOKE.value else (SEEDS.value, EPOCHS.value)
@@ -76,6 +76,12 @@ def main(argv):
     done = comparison.train_all(runs, results, partial(train, **settings), "digits")
     table = comparison.method_table(results, methods)
     results.path.with_name("table.md").write_text(table + "\n")
+    comparison.write_report(
+        results,
+        f"Digits, {WRONG_LABELS.value:.0%} wrong labels",
+        methods,
+        samples=digits.load()[0][0],
+    )
     share = round(100 * WRONG_LABELS.value)
     print(f"\nAccuracy (%) on 897 clean digits, 900 with {share} % wrong labels trained on:\n")
     print(table)

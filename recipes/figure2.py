@@ -9,6 +9,7 @@ interrupted one is resumed.
 
 from absl import app, flags
 
+from keras_lstsd import report
 from recipes import cifar100, comparison
 
 LENGTHS = flags.DEFINE_list("lengths", "1,2,4,6,10,20,40", "Epochs of a mini-generation.")
@@ -31,7 +32,7 @@ def main(argv):
                 scores = results.scores(
                     network=network, method="lstsd", mini_generation_epochs=length
                 )
-                row.append(comparison.spread(list(scores.values())))
+                row.append(report.spread(list(scores.values())))
             rows.append(row)
         return comparison.markdown(["epochs", *networks], rows) + "\n"
 

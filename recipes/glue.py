@@ -76,10 +76,11 @@ class Encoded:
             )
             for split in (train, dev)
         )
+        self.texts = train.texts[:rows]
         self.train_labels, self.dev_labels = train.labels[:rows], dev.labels[:rows]
 
 
-def train(run: dict, callbacks: list, data: Encoded, settings: dict) -> dict:
+def train(run: dict, folder: Path, callbacks: list, data: Encoded, settings: dict) -> dict:
     """Trains one method with one seed; the score is its metric on dev after the last epoch."""
     student = text_cnn(
         data.vocabulary_size,
@@ -99,14 +100,14 @@ def train(run: dict, callbacks: list, data: Encoded, settings: dict) -> dict:
         batch_size=batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=callbacks,
+        callbacks=[*comparison.dynamics(model, data.train_labels, folder), *callbacks],
     )
     predictions = model.predict(data.dev, batch_size=256, verbose=0).argmax(-1)
     return {"score": glue.score(run["task"], data.dev_labels, predictions)}
 
 
 def main(argv):
-    comparison.refuse_words(argv)
+    comparison.check_command(argv)
     logging.set_verbosity(logging.INFO)
     tasks = comparison.names("task", TASK.value, list(glue.TASKS))
     methods = comparison.names("method", METHOD.value, list(METHODS))
@@ -119,8 +120,10 @@ def main(argv):
     seeds = 1 if SMOKE.value else SEEDS.value
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = comparison.Results(folder / "results.json", settings)
+    texts = {}
     for task in tasks:
         data = Encoded(task, DATA_DIR.value, rows=64 if SMOKE.value else None)
+        texts[task] = data.texts
         runs = [
             {"task": task, "method": method, "seed": seed}
             for seed in range(seeds)
@@ -134,12 +137,12 @@ def main(argv):
     for task in tasks:
         paper = {method: row[task] for method, row in PAPER.items()}
         metric = "Matthews correlation" if glue.TASKS[task].metric == "matthews" else "accuracy"
-        lines += [
-            f"{glue.FOLDERS[task]}, {metric} on dev (%), {NETWORK.value}:",
-            "",
-            comparison.method_table(results, methods, paper, task=task),
-            "",
-        ]
+        title = f"{glue.FOLDERS[task]}, {metric} on dev (%), {NETWORK.value}"
+        table = comparison.method_table(results, methods, paper, task=task)
+        lines += [f"{title}:", "", table, ""]
+        if task in texts:
+            names = glue.TASKS[task].classes
+            comparison.write_report(results, title, methods, paper, texts[task], names, task=task)
     table = "\n".join(lines)
     results.path.with_name("table.md").write_text(table)
     print(f"\n{table}\nResults of each run: {results.path}")

@@ -18,6 +18,15 @@ class Examples(NamedTuple):
     labels: np.ndarray
     """int32 `[rows]`."""
 
+    @property
+    def texts(self) -> list[str]:
+        """What a person reads: a sentence, or the two of a pair with a bar between."""
+        if self.second is None:
+            return self.first
+        return [
+            f"{first} | {second}" for first, second in zip(self.first, self.second, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class Task:

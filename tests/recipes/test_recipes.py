@@ -51,13 +51,20 @@ def test_digits(tmp_path):
         "vanilla",
         "lstsd",
     ] * 2
-    again = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
+    again = start("digits", "--smoke", "--report", f"--output_dir={tmp_path}/digits")
     assert "4 of 4 runs are done already" in again.stderr
+    page = (tmp_path / "digits-smoke/report.html").read_text()
+    assert "Digits, 40% wrong labels" in page
+    assert 'alt="Loss over the epochs"' in page
+    assert page.count("teachers: <b>") == page.count("data:image/png") == 24
 
 
 def test_glue(tmp_path, glue_folder):
     flags = ("--smoke", f"--data_dir={glue_folder}", f"--output_dir={tmp_path}/out")
-    result = start("glue", "--task=rte", *flags)
+    result = start("glue", "--task=rte", "--report", *flags)
+    page = (tmp_path / "out-smoke/report-rte.html").read_text()
+    assert "is here . | it is word" in page
+    assert "<b>not_entailment</b>" in page
     assert "RTE, accuracy on dev" in result.stdout
     assert "57.40" in (tmp_path / "out-smoke/table.md").read_text()
     assert {kept["run"]["task"] for kept in runs_in(tmp_path / "out-smoke")} == {"rte"}
@@ -116,13 +123,16 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_score(tmp_path):
     assert runs_in(resumed) == []
     start(*flags, f"--output_dir={resumed}")
     assert runs_in(resumed)[0]["score"] == runs_in(through)[0]["score"]
+    kept = [folder / "lstsd-0/dynamics.csv" for folder in (resumed, through)]
+    assert kept[0].read_text() == kept[1].read_text()
 
 
 def test_cifar100_and_what_is_made_of_it(tmp_path):
     flags = ("--smoke", "--mixed_precision", f"--output_dir={tmp_path}/out")
-    result = start("table3", "--method=lstsd", "--device_data", "--jit_compile", *flags)
+    result = start("table3", "--method=lstsd", "--device_data", "--jit_compile", "--report", *flags)
     assert "CIFAR-100, test accuracy (%), resnet8" in result.stdout
     folder = tmp_path / "out-smoke"
+    assert (folder / "report-resnet8.html").read_text().count("data:image/png") == 24
     student = keras.saving.load_model(folder / "resnet8-lstsd-0/student.keras")
     assert student.input_shape == (None, 32, 32, 3)
     assert len((folder / "resnet8-lstsd-0/history.csv").read_text().splitlines()) == 3

@@ -1,0 +1,167 @@
+import base64
+import html
+import os
+import re
+import shutil
+import statistics
+import struct
+
+import numpy as np
+import pytest
+
+from keras_lstsd import report
+
+pytest.importorskip("matplotlib")
+
+SCORES = {"vanilla": {0: 70.0, 1: 72.0, 2: 71.0}, "lstsd": {0: 80.0, 1: 81.0, 2: 85.0}}
+HISTORY = {
+    "loss": [2.0, 1.5, 1.0, 0.5],
+    "val_loss": [2.1, float("nan"), 1.2, 0.9],
+    "short_term_loss": [0.0, 0.0, 0.3, 0.2],
+    "teacher_coverage": [0.0, 0.0, 1.0, 1.0],
+}
+SAMPLES = 6
+COLUMNS = {
+    "label": np.array([0, 1, 2, 0, 1, 2]),
+    "confidence": np.array([0.9, 0.1, 0.8, np.nan, 0.05, 0.5]),
+    "variability": np.array([0.1, 0.2, 0.1, np.nan, 0.0, 0.3]),
+    "forgotten": np.array([0, 1, 0, 0, 0, 4]),
+    "believed_class": np.array([0, 2, 2, 0, 0, 2]),
+    "belief": np.array([0.95, 0.7, 0.8, np.nan, 0.85, 0.6]),
+}
+IMAGES = np.random.default_rng(0).integers(0, 256, (SAMPLES, 4, 5, 3), np.uint8)
+ALL = {
+    "scores": SCORES,
+    "paper": {"lstsd": 83.25},
+    "histories": {"vanilla": [{"loss": [2.0, 1.0]}], "lstsd": [HISTORY, HISTORY]},
+    "mini_generation_epochs": 2,
+    "columns": COLUMNS,
+    "samples": IMAGES,
+    "class_names": ["cat", "dog & bone", "<b>bird</b>"],
+}
+
+
+def page(tmp_path, title="A title", **content):
+    path = tmp_path / "report.html"
+    report.write(path, title, **content)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_from_outside(tmp_path):
+    text = page(tmp_path, **ALL)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert len(sources) > 5
+    assert all(source.startswith("data:") for source in sources)
+    assert "<script" not in text
+    assert "@import" not in text
+
+
+def test_the_table_has_spread_paired_difference_and_the_papers_number(tmp_path):
+    text = page(tmp_path, scores=SCORES, paper={"lstsd": 83.25})
+    rows = re.findall(r"<tr>(.*?)</tr>", text)
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    error = statistics.stdev([10, 9, 14]) / 3**0.5
+    assert cells[1:] == [
+        ["vanilla", "3", "71.00 +- 1.00", "", ""],
+        ["lstsd", "3", "82.00 +- 2.65", f"+11.00 +- {error:.2f}", "83.25"],
+    ]
+
+
+def test_there_is_a_curve_for_each_value_with_validation_in_the_same(tmp_path):
+    text = page(tmp_path, histories=ALL["histories"])
+    pictures = re.findall(r'alt="([^"]*) over the epochs"', text)
+    assert pictures == [
+        "Loss",
+        "Divergence from the short-term teacher (nats)",
+        "Share of samples with a teacher",
+    ]
+
+
+def test_the_gallery_shows_the_most_doubted_samples_first(tmp_path):
+    text = page(tmp_path, columns=COLUMNS, class_names=ALL["class_names"], samples=IMAGES, count=3)
+    cards = re.findall(r"#(\d+)<br>label: <b>(.*?)</b>, believed (\S+) on average<br>", text)
+    assert cards == [
+        ("4", "dog &amp; bone", "5%"),
+        ("1", "dog &amp; bone", "10%"),
+        ("5", "&lt;b&gt;bird&lt;/b&gt;", "50%"),
+    ]
+    assert re.findall(r"teachers: <b>(.*?)</b>, (\S+)</figure>", text) == [
+        ("cat", "85%"),
+        ("&lt;b&gt;bird&lt;/b&gt;", "70%"),
+        ("&lt;b&gt;bird&lt;/b&gt;", "60%"),
+    ]
+
+
+def test_pictures_of_samples_have_their_size(tmp_path):
+    text = page(tmp_path, columns=COLUMNS, samples=IMAGES)
+    for data in re.findall(r'src="data:image/png;base64,([^"]*)"', text):
+        assert struct.unpack(">II", base64.b64decode(data)[16:24]) == (5, 4)
+
+
+def test_texts_are_shown_as_they_are(tmp_path):
+    texts = [f"Sentence {number} <i>&" for number in range(SAMPLES)]
+    text = page(tmp_path, columns=COLUMNS, samples=texts, count=1)
+    assert f"<blockquote>{html.escape(texts[4])}</blockquote>" in text
+
+
+def test_a_title_is_no_html(tmp_path):
+    assert "<h1>a &lt; b</h1>" in page(tmp_path, "a < b", scores=SCORES)
+
+
+def test_differences_are_paired_by_seed():
+    scores, baseline = {0: 5.0, 1: 8.0, 2: 9.0, 7: 100.0}, {0: 1.0, 1: 2.0, 2: 1.0}
+    error = statistics.stdev([4, 6, 8]) / 3**0.5
+    assert report.paired_difference(scores, baseline) == f"+6.00 +- {error:.2f}"
+    assert report.paired_difference({0: 1.0}, {0: 3.0}) == "-2.00"
+    assert report.paired_difference({}, baseline) == "-"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, r"neither scores nor histories nor columns.*histories="),
+        ({"columns": COLUMNS, "samples": IMAGES[:2]}, r"Received: 2 samples for 6 rows"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        page(tmp_path, **content)
+
+
+# === In a browser ===
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_browser_shows_it_without_complaint(width, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    report.write(tmp_path / "report.html", "A title", **ALL)
+    complaints = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("requestfailed", lambda request: complaints.append(request.url[:80]))
+        tab.goto((tmp_path / "report.html").as_uri())
+        broken = tab.evaluate("[...document.images].filter(i => !i.naturalWidth).length")
+        pictures = tab.evaluate("document.images.length")
+        overflow = tab.evaluate("document.documentElement.scrollWidth")
+        smallest = tab.evaluate(
+            "Math.min(...[...document.querySelectorAll('p, td, th, .samples figure')]"
+            ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
+        )
+        # A picture of 4.4 inches has letters of 10 points: what they measure on the screen.
+        narrowest = tab.evaluate(
+            "Math.min(...[...document.querySelectorAll('.figures img')].map(i => i.clientWidth))"
+        )
+        if folder := os.environ.get("KERAS_LSTSD_SCREENSHOTS"):
+            tab.screenshot(path=f"{folder}/report-{width}.png", full_page=True)
+        browser.close()
+    assert complaints == []
+    assert (pictures, broken) == (1 + 3 + 1 + SAMPLES, 0)
+    assert overflow <= width
+    assert smallest >= 12
+    assert narrowest / (4.4 * 72) * 10 >= 9

@@ -1,6 +1,7 @@
 """Checks of arguments that several methods share."""
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -56,4 +57,21 @@ def check_momentum(momentum: float) -> None:
         raise ValueError(
             "`momentum` is the share that the moving average keeps. "
             f"Received: momentum={momentum}. Expected: at least 0 and below 1."
+        )
+
+
+def check_class_names(class_names: Sequence[str], num_classes: int) -> None:
+    """Refuses names that are not one per class, each of its own.
+
+    Raises:
+        ValueError: for a string in place of a list, for another number of names, for two alike.
+    """
+    are_names = not isinstance(class_names, str) and all(
+        isinstance(name, str) for name in class_names
+    )
+    if not are_names or len(class_names) != num_classes or len(set(class_names)) != num_classes:
+        raise ValueError(
+            "`class_names` tells the classes apart. "
+            f"Received: class_names={class_names!r}. Expected: a list of {num_classes} different "
+            "strings, in the order of the labels."
         )

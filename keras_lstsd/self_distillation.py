@@ -3,6 +3,7 @@
 import inspect
 import math
 import random
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from absl import logging
 from keras import ops
 
 from keras_lstsd import checkpoints, students
-from keras_lstsd.arguments import count
+from keras_lstsd.arguments import check_class_names, count
 from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
@@ -585,24 +586,85 @@ class SelfDistillation(keras.Model):
         }
 
     def export(
-        self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        probabilities: bool = False,
+        class_names: Sequence[str] | None = None,
+        **kwargs,
     ):
         """Writes the student alone for serving: no tables, no teacher, each weight once.
 
         Takes the arguments of `keras.Model.export`; `tf.saved_model.load(filepath).serve(x)` puts
-        out what `predict(x)` does.
+        out what `predict(x)` does. Other formats, and SavedModels of the JAX backend, are written
+        by Keras, of the student as it is.
+
+        Args:
+            input_signature: as Keras has it. A student that is a subclass of `keras.Model` does
+                not know the dtypes of its inputs: here they are said, where they are not floats.
+            probabilities: put out softmax probabilities, float32 `[batch, classes]`, whatever the
+                student ends in; of one unit that is `[1 - p, p]`.
+            class_names: one name per class. The endpoint then puts out a dict: "class_name", the
+                likeliest one's as strings `[batch]`, beside "outputs", or "probabilities" if they
+                are asked for. XLA knows no strings: no compiled caller can ask for the names.
+
+        Raises:
+            ValueError: for class names that are not one per class, for a student without weights.
+            TypeError: for options that nothing would heed.
+            NotImplementedError: in another format or on another backend, for these two options,
+                and for a method whose `predict` asks more than the student.
+
+        Example:
+            >>> names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "8", "9"]
+            >>> model.export("serving/1", probabilities=True, class_names=names)
+            >>> tf.saved_model.load("serving/1").serve(x_test)["class_name"]
         """
+        if not self.built:
+            raise ValueError(
+                "There are no weights to export before the student is built. Received: a student "
+                "that is not built. Expected: to export after `fit`, or to write `student(x[:1])` "
+                "before it is wrapped."
+            )
+        if class_names is not None:
+            check_class_names(class_names, self.num_classes)
         if format != "tf_saved_model" or keras.backend.backend() != "tensorflow":
+            alone = type(self).call is SelfDistillation.call
+            if probabilities or class_names is not None or not alone:
+                raise NotImplementedError(
+                    "`probabilities`, `class_names` and the votes of an ensemble are exported as a "
+                    f"SavedModel on TensorFlow. Received: format={format!r} on "
+                    f"{keras.backend.backend()}. Expected: to load the saved model with "
+                    "KERAS_BACKEND=tensorflow and export it there, or `model.student.export(...)` "
+                    "for what the student itself puts out."
+                )
             return self.student.export(
                 filepath, format, verbose=verbose, input_signature=input_signature, **kwargs
             )
+        if kwargs:
+            # Keras would pass over them: a misspelt option should not be missed in service.
+            raise TypeError(
+                "A SavedModel on TensorFlow is written with no other options. "
+                f"Received: {', '.join(kwargs)}. Expected: `probabilities`, `class_names`."
+            )
+
+        def serve(inputs):
+            outputs = self.call(inputs, training=False)
+            logits = self.logits_of(outputs)
+            if probabilities:
+                outputs = ops.softmax(logits)
+            if class_names is None:
+                return outputs
+            import tensorflow as tf
+
+            name = tf.gather(list(class_names), ops.argmax(logits, axis=-1))
+            return {"probabilities" if probabilities else "outputs": outputs, "class_name": name}
+
         archive = keras.export.ExportArchive()
         # Without `track`, which would write the weights a second time.
         archive.add_endpoint(
-            "serve",
-            lambda inputs: self.call(inputs, training=False),
-            input_signature or students.input_signature(self.student),
-            **kwargs,
+            "serve", serve, input_signature or students.input_signature(self.student)
         )
         archive.write_out(filepath, verbose=True if verbose is None else verbose)
 

@@ -92,12 +92,12 @@ def logits(outputs: Any, from_logits: bool) -> Any:
 
 
 def input_signature(student: keras.Model) -> list:
-    """Specs of the student's inputs, for a serving endpoint."""
+    """Specs of the student's inputs, for a serving endpoint; those of a dict bear its keys."""
     if isinstance(student, keras.Sequential):
-        return [_input_spec(tensor) for tensor in student.inputs]
-    if hasattr(student, "output_names"):
-        return [keras.tree.map_structure(_input_spec, student.input)]
-    return [keras.tree.map_structure(_input_spec, _symbolic_inputs(student))]
+        return [_input_spec((), tensor) for tensor in student.inputs]
+    inputs = student.input if hasattr(student, "output_names") else _symbolic_inputs(student)
+    specs = [_input_spec(path, tensor) for path, tensor in keras.tree.flatten_with_path(inputs)]
+    return [keras.tree.pack_sequence_as(inputs, specs)]
 
 
 def _symbolic_inputs(student: keras.Model) -> Any:
@@ -115,7 +115,7 @@ def _traced_output_shape(student: keras.Model) -> Any:
     return keras.tree.map_structure(lambda tensor: tensor.shape, outputs)
 
 
-def _input_spec(tensor: Any) -> keras.layers.InputSpec:
-    return keras.layers.InputSpec(
-        shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
-    )
+def _input_spec(path: tuple, tensor: Any) -> keras.layers.InputSpec:
+    # A client sends arrays under these names; Keras's own name of an input may be a mere number.
+    name = "_".join(key for key in path if isinstance(key, str)) or tensor.name
+    return keras.layers.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=name)

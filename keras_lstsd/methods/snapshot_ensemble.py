@@ -82,23 +82,6 @@ class SnapshotEnsemble(SelfDistillation):
             voters = voters + votes
         return self._outputs(total / voters)
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
-        """As `SelfDistillation.export`, with all votes; on TensorFlow, as a SavedModel.
-
-        Raises:
-            NotImplementedError: for another format or backend.
-        """
-        if self.snapshots and (
-            format != "tf_saved_model" or keras.backend.backend() != "tensorflow"
-        ):
-            raise NotImplementedError(
-                "The votes of several snapshots are exported as a SavedModel on TensorFlow. "
-                f"Received: format={format!r} on {keras.backend.backend()}. Expected: to load the "
-                "saved model with KERAS_BACKEND=tensorflow and export it there, or "
-                "`model.student.export(...)` for the last snapshot alone."
-            )
-        super().export(filepath, format, **kwargs)
-
     def _probabilities(self, outputs: Any) -> Any:
         outputs = ops.cast(outputs, "float32")
         if not self.from_logits:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_lstsd.arguments import check_distillation, check_momentum, count
+from keras_lstsd.arguments import check_class_names, check_distillation, check_momentum, count
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,12 @@ def test_what_is_no_count_is_refused(value):
 
 def test_numpy_integers_count():
     assert count("size", np.int64(3)) == 3
+
+
+@pytest.mark.parametrize(
+    "names", ["abc", ["a", "b"], ["a", "b", "c", "d"], ["a", "b", "a"], ["a", "b", 3]]
+)
+def test_class_names_are_one_per_class(names):
+    check_class_names(np.array(["a", "b", "c"]), 3)
+    with pytest.raises(ValueError, match="Expected: a list of 3 different strings"):
+        check_class_names(names, 3)

@@ -1,5 +1,4 @@
 import functools
-import json
 import subprocess
 import sys
 
@@ -487,38 +486,6 @@ def test_the_student_loads_where_this_library_is_not(tmp_path):
     np.testing.assert_allclose(
         np.load(tmp_path / "out.npy"), model.predict(X, verbose=0), atol=1e-6
     )
-
-
-@pytest.mark.tensorflow
-@pytest.mark.parametrize("inputs", ["tensor", "dict"])
-def test_the_export_is_the_student_alone(tmp_path, inputs):
-    if inputs == "tensor":
-        model, x = trained(), X
-    else:
-        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
-        joined = layers.Concatenate()([a, b])
-        network = keras.Model({"a": a, "b": b}, layers.Dense(CLASSES, activation="softmax")(joined))
-        model, x = compiled(LSTSD(network, SAMPLES)), {"a": X, "b": 2 * X}
-        model.fit(x, Y, verbose=0)
-    model.export(tmp_path / "serving", verbose=False)
-    np.savez(tmp_path / "x.npz", **(x if inputs == "dict" else {"x": x}))
-    code = """if True:
-        import sys
-        sys.modules["keras"] = sys.modules["keras_lstsd"] = None
-        import json, numpy, tensorflow as tf
-        arrays = dict(numpy.load(sys.argv[1] + "/x.npz"))
-        served = tf.saved_model.load(sys.argv[1] + "/serving")
-        numpy.save(sys.argv[1] + "/out.npy", served.serve(arrays.get("x", arrays)))
-        reader = tf.train.load_checkpoint(sys.argv[1] + "/serving/variables/variables")
-        shapes = reader.get_variable_to_shape_map()
-        print(json.dumps([v for k, v in shapes.items() if "_CHECKPOINTABLE" not in k]))
-    """
-    written = json.loads(run_python(code, tmp_path).splitlines()[-1])
-    np.testing.assert_allclose(
-        np.load(tmp_path / "out.npy"), model.predict(x, verbose=0), atol=1e-6
-    )
-    shapes = [list(weight.shape) for weight in model.student.weights]
-    assert sorted(written) == sorted(shapes)
 
 
 def test_the_length_of_an_epoch_is_said_to_the_batches():

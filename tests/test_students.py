@@ -77,3 +77,25 @@ def test_all_kinds_of_outputs_become_logits():
 def test_probabilities_of_zero_have_finite_logits():
     assert np.isfinite(np.asarray(students.logits(np.array([[0.0, 1.0]]), False))).all()
     assert np.isfinite(np.asarray(students.logits(np.array([[0.0], [1.0]]), False))).all()
+
+
+def test_inputs_of_a_dict_bear_its_keys():
+    class Sum(keras.Model):
+        def call(self, inputs):
+            return inputs["left"] + inputs["more"]["right"]
+
+    student = Sum()
+    student({"left": np.ones((2, 4)), "more": {"right": np.ones((2, 4))}})
+    (spec,) = students.input_signature(student)
+    assert (spec["left"].name, spec["left"].shape) == ("left", (None, 4))
+    assert spec["more"]["right"].name == "more_right"
+
+
+def test_other_inputs_keep_their_names():
+    images = keras.Input((3,), dtype="uint8", name="images")
+    for student in (
+        keras.Model(images, layers.Dense(2)(images)),
+        keras.Sequential([images, layers.Dense(2)]),
+    ):
+        (spec,) = students.input_signature(student)
+        assert (spec.name, spec.dtype, spec.shape) == ("images", "uint8", (None, 3))

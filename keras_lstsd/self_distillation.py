@@ -597,8 +597,8 @@ class SelfDistillation(keras.Model):
     ):
         """Writes the student alone for serving: no tables, no teacher, each weight once.
 
-        Takes the arguments of `keras.Model.export`; `tf.saved_model.load(filepath).serve(x)` puts
-        out what `predict(x)` does. Other formats, and SavedModels of the JAX backend, are written
+        Takes the arguments of `keras.Model.export`. The endpoint `serve` of what
+        `tf.saved_model.load(filepath)` gives puts out what `predict` does. Other formats, and SavedModels of the JAX backend, are written
         by Keras, of the student as it is.
 
         Args:
@@ -617,9 +617,10 @@ class SelfDistillation(keras.Model):
                 and for a method whose `predict` asks more than the student.
 
         Example:
-            >>> names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "8", "9"]
+            >>> names = [f"digit {number}" for number in range(10)]
             >>> model.export("serving/1", probabilities=True, class_names=names)
-            >>> tf.saved_model.load("serving/1").serve(x_test)["class_name"]
+            >>> served = tf.saved_model.load("serving/1")
+            >>> served.serve(x_test)["class_name"]
         """
         if not self.built:
             raise ValueError(

@@ -597,9 +597,9 @@ class SelfDistillation(keras.Model):
     ):
         """Writes the student alone for serving: no tables, no teacher, each weight once.
 
-        Takes the arguments of `keras.Model.export`. The endpoint `serve` of what
-        `tf.saved_model.load(filepath)` gives puts out what `predict` does. Other formats, and SavedModels of the JAX backend, are written
-        by Keras, of the student as it is.
+        Takes the arguments of `keras.Model.export`. `served = tf.saved_model.load(filepath)` has
+        the endpoint `served.serve(x)`, which puts out what `predict(x)` does. Other formats, and
+        SavedModels of the JAX backend, are written by Keras, of the student as it is.
 
         Args:
             input_signature: as Keras has it. A student that is a subclass of `keras.Model` does

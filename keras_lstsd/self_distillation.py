@@ -663,7 +663,10 @@ class SelfDistillation(keras.Model):
             return {"probabilities" if probabilities else "outputs": outputs, "class_name": name}
 
         archive = keras.export.ExportArchive()
-        # Without `track`, which would write the weights a second time.
+        for layer in self.student._flatten_layers():
+            # For lookup tables. What has weights is not tracked: they would be written twice.
+            if layer.built and not layer.variables:
+                archive.track(layer)
         archive.add_endpoint(
             "serve", serve, input_signature or students.input_signature(self.student)
         )

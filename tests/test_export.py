@@ -252,6 +252,33 @@ def test_a_subclassed_student_is_told_its_dtypes(tmp_path):
     )
 
 
+@pytest.mark.tensorflow
+def test_a_student_of_strings_takes_its_vocabulary_along(tmp_path):
+    import tensorflow as tf
+
+    words = layers.TextVectorization(vocabulary=["cat", "sat", "here"], output_sequence_length=3)
+    student = keras.Sequential(
+        [
+            keras.Input((), dtype="string", name="sentence"),
+            words,
+            layers.Embedding(5, 4),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    LSTSD(student, SAMPLES).export(tmp_path / "1", verbose=False)
+    served = tf.saved_model.load(tmp_path / "1")
+    sentences = tf.constant(["cat sat", "unheard of", "here"])
+    np.testing.assert_allclose(
+        served.serve(sentences), student.predict(sentences, verbose=0), rtol=0, atol=1e-6
+    )
+    shapes = tf.train.load_checkpoint(
+        tmp_path / "1/variables/variables"
+    ).get_variable_to_shape_map()
+    written = sorted(shape for name, shape in shapes.items() if name.endswith("VARIABLE_VALUE"))
+    assert written == sorted(list(weight.shape) for weight in student.weights)
+
+
 # === What is refused ===
 
 

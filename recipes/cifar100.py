@@ -24,7 +24,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from keras_lstsd import backbones, schedules
-from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100
+from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100, digits
 from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
@@ -68,6 +68,9 @@ METHOD = flags.DEFINE_string("method", None, "Methods, comma-separated, or all; 
 EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs; none takes the paper's.", lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples a step; none: the paper's.", 1)
 SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first so many images.", 1)
+WRONG_LABELS = flags.DEFINE_float(
+    "wrong_labels", 0.0, "Share of training labels made wrong, by the seed.", 0.0, 1.0
+)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder with CIFAR-100's files; none takes tensorflow-datasets."
 )
@@ -101,7 +104,7 @@ PAPER_NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "densenet100"
 
 
 class Data:
-    """CIFAR-100 in memory, as uint8 and one-hot labels."""
+    """CIFAR-100 in memory, images as uint8."""
 
     def __init__(self, data_dir: str | None, samples: int | None, random: bool = False):
         if random:
@@ -114,7 +117,7 @@ class Data:
             splits = [cifar100.load(split, data_dir) for split in ("train", "test")]
         (self.x_train, y_train), (self.x_test, self.y_test) = splits
         self.x_train = self.x_train[:samples]
-        self.y_train = keras.utils.to_categorical(y_train[:samples], cifar100.NUM_CLASSES)
+        self.y_train = y_train[:samples]
 
 
 def student(network: str) -> keras.Model:
@@ -163,12 +166,15 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
         decayed=rate,
         jit_compile="auto" if jit_compile is None else jit_compile,
     )
-    callbacks = [*comparison.dynamics(model, data.y_train, folder), *callbacks]
+    labels, wrong = digits.with_wrong_labels(
+        data.y_train, settings["wrong_labels"], cifar100.NUM_CLASSES, run["seed"]
+    )
+    callbacks = [*comparison.dynamics(model, labels, folder), *callbacks]
     if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     batches = SampleBatches(
         data.x_train,
-        data.y_train,
+        keras.utils.to_categorical(labels, cifar100.NUM_CLASSES),
         batch_size=batch_size,
         # Padded with the mean colour, which is 0 to the network.
         augment=CropAndFlip(pad=4, fill=cifar100.MEAN.round()),
@@ -186,7 +192,10 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
     )
     model.student.save(folder / "student.keras")
     predictions = model.predict(data.x_test, batch_size=500, verbose=0).argmax(-1)
-    return {"score": 100 * float((predictions == data.y_test).mean())}
+    outcome = {"score": 100 * float((predictions == data.y_test).mean())}
+    if wrong.any():
+        outcome["detection"] = comparison.detection(model, data.x_train, labels, wrong, folder)
+    return outcome
 
 
 def compare(
@@ -196,7 +205,10 @@ def compare(
     report: Callable[[comparison.Results, Data], None] = lambda *_: None,
 ) -> int:
     """Does the runs and prints the tables that are made of their results."""
-    settings = {flag.name: flag.value for flag in (EPOCHS, BATCH_SIZE, SAMPLES, MIXED_PRECISION)}
+    settings = {
+        flag.name: flag.value
+        for flag in (EPOCHS, BATCH_SIZE, SAMPLES, WRONG_LABELS, MIXED_PRECISION)
+    }
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     if SMOKE.value:
         settings |= {"epochs": 2, "batch_size": 32, "samples": 64}
@@ -233,6 +245,9 @@ def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
         for network in networks:
             table = comparison.method_table(results, methods, papers(network), network=network)
             parts += [f"{title(network)}:", "", table, ""]
+            if results.settings.get("wrong_labels"):
+                table = comparison.detection_table(results, methods, network=network)
+                parts += ["How well the wrong labels are found (%):", "", table, ""]
         return "\n".join(parts)
 
     return tables

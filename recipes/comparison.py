@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags, logging
 
 from keras_lstsd import SelfDistillation, TrainingDynamics, checkpoints, report
+from keras_lstsd.dynamics import label_confidence
 from keras_lstsd.methods.registry import Method
 from keras_lstsd.schedules import CyclicCosine
 
@@ -218,6 +219,65 @@ def dynamics(
     if "pending" not in model.sample_tables:
         return []
     return [Dynamics(y, folder / "dynamics.npz")]
+
+
+def detection(
+    model: SelfDistillation, x: Any, labels: np.ndarray, wrong: np.ndarray, folder: Path
+) -> dict[str, dict[str, float]]:
+    """How well a trained model finds wrong labels, by three rankings of the training samples.
+
+    Args:
+        model: the trained model.
+        x: training inputs.
+        labels: the labels it was trained with, int `[samples]`.
+        wrong: which of them are wrong, bool `[samples]`.
+        folder: that of the run, where `dynamics` left what all epochs told.
+
+    Returns:
+        for each ranking ROC AUC and precision at the number of wrong labels, in %.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    probabilities = keras.ops.softmax(model.logits_of(model.predict(x, 500, verbose=0)))
+    probabilities = keras.ops.convert_to_numpy(probabilities)
+    confidence = {"loss after training": probabilities[np.arange(len(labels)), labels]}
+    if "pending" in model.sample_tables:
+        confidence["tables"] = label_confidence(model, labels)
+        confidence["all epochs"] = Dynamics.read(folder / "dynamics.csv")["confidence"]
+    return {
+        ranking: {
+            "auc": 100 * float(roc_auc_score(wrong, -values)),
+            "precision": 100
+            * float(wrong[np.argsort(values, kind="stable")][: wrong.sum()].mean()),
+        }
+        for ranking, values in confidence.items()
+    }
+
+
+def detection_table(results: Results, methods: Sequence[str], **name: Any) -> str:
+    """What `detection` gave: of each method and ranking, beside the first one's loss."""
+
+    def by_seed(method, ranking, figure):
+        return {
+            kept["run"]["seed"]: kept["detection"][ranking][figure]
+            for kept in results.runs
+            if kept["run"] == name | {"method": method, "seed": kept["run"]["seed"]}
+            and ranking in kept.get("detection", {})
+        }
+
+    rows = []
+    for method in methods:
+        for ranking in ("loss after training", "tables", "all epochs"):
+            row = [method, ranking]
+            for figure in ("auc", "precision"):
+                values = by_seed(method, ranking, figure)
+                baseline = by_seed(methods[0], "loss after training", figure)
+                difference = report.paired_difference(values, baseline)
+                row += [report.spread(list(values.values())), difference]
+            if row[2] != "-":
+                rows.append(row)
+    against = f"to the loss of {methods[0]} +- s.e."
+    return markdown(["method", "ranked by", "ROC AUC", against, "precision", against], rows)
 
 
 class EpochLine(keras.callbacks.Callback):

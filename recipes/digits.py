@@ -48,7 +48,7 @@ def student() -> keras.Model:
 def train(run: dict, folder: Path, callbacks: list, epochs: int, wrong_labels: float) -> dict:
     """Trains one method with one seed; the score is the accuracy on the clean test digits in %."""
     (x_train, y_train), (x_test, y_test) = digits.load()
-    labels, _ = digits.with_wrong_labels(y_train, wrong_labels, digits.NUM_CLASSES, run["seed"])
+    labels, wrong = digits.with_wrong_labels(y_train, wrong_labels, digits.NUM_CLASSES, run["seed"])
     method = METHODS[run["method"]]
     model = method.cls(student(), num_samples=len(x_train), **method.settings(epochs))
     comparison.compiled(model, method, keras.optimizers.Adam, 1e-3, epochs, BATCH_SIZE)
@@ -61,7 +61,10 @@ def train(run: dict, folder: Path, callbacks: list, epochs: int, wrong_labels: f
         callbacks=[*comparison.dynamics(model, labels, folder), *callbacks],
     )
     accuracy = (model.predict(x_test, verbose=0).argmax(-1) == y_test).mean()
-    return {"score": 100 * float(accuracy)}
+    outcome = {"score": 100 * float(accuracy)}
+    if wrong.any():
+        outcome["detection"] = comparison.detection(model, x_train, labels, wrong, folder)
+    return outcome
 
 
 def main(argv):
@@ -75,6 +78,9 @@ def main(argv):
     runs = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
     done = comparison.train_all(runs, results, partial(train, **settings), "digits")
     table = comparison.method_table(results, methods)
+    if WRONG_LABELS.value:
+        found = comparison.detection_table(results, methods)
+        table += f"\n\nHow well the wrong labels are found (%):\n\n{found}"
     results.path.with_name("table.md").write_text(table + "\n")
     comparison.write_report(
         results,

@@ -5,7 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import SelfDistillation
+from keras_lstsd import LSTSD, SelfDistillation
+from keras_lstsd.dynamics import label_confidence
 from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
@@ -139,3 +140,44 @@ def test_methods_get_their_learning_rate_and_loss():
     loss = float(smooth.compute_loss(None, y, logits, training=False))
     log_p = logits - np.log(np.exp(logits).sum())
     assert loss == pytest.approx(-(0.95 * log_p[0, 0] + 0.05 * log_p[0, 1]), rel=1e-5)
+
+
+def test_detection_is_measured_against_the_labels_made_wrong(tmp_path):
+    draw = np.random.default_rng(0)
+    x, labels = draw.normal(size=(12, 3)).astype("float32"), draw.integers(0, 3, 12)
+    wrong = np.arange(12) % 3 == 0
+    student = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model = LSTSD(student, 12)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1.0), loss)
+    followed = comparison.dynamics(model, labels, tmp_path)
+    model.fit(x, labels, epochs=3, verbose=0, callbacks=followed)
+    logits = model.predict(x, verbose=0)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    rankings = {
+        "loss after training": p[np.arange(12), labels],
+        "tables": label_confidence(model, labels),
+        "all epochs": followed[0].confidence,
+    }
+    found = comparison.detection(model, x, labels, wrong, tmp_path)
+    assert found.keys() == rankings.keys()
+    for ranking, confidence in rankings.items():
+        pairs = [a < b for a in confidence[wrong] for b in confidence[~wrong]]
+        first = np.argsort(confidence)[: wrong.sum()]
+        assert found[ranking]["auc"] == pytest.approx(100 * np.mean(pairs))
+        assert found[ranking]["precision"] == pytest.approx(100 * wrong[first].mean())
+
+
+def test_rankings_are_compared_with_the_first_methods_loss(tmp_path):
+    kept = results(tmp_path)
+    for seed, (plain, tables) in enumerate([(80.0, 90.0), (82.0, 96.0)]):
+        for method, ranking, auc in (
+            ("vanilla", "loss after training", plain),
+            ("lstsd", "tables", tables),
+        ):
+            figures = {ranking: {"auc": auc, "precision": auc - 10}}
+            kept.add({"method": method, "seed": seed}, {"score": 1.0, "detection": figures})
+    lines = comparison.detection_table(kept, ["vanilla", "lstsd"]).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert [row[:2] for row in cells] == [["vanilla", "loss after training"], ["lstsd", "tables"]]
+    assert cells[1][2:] == ["93.00 +- 4.24", "+12.00 +- 2.00", "83.00 +- 4.24", "+12.00 +- 2.00"]

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import RotateTeachers, SelfDistillation
+from keras_lstsd import LSTSD, RotateTeachers, SelfDistillation
 
 X, Y = np.ones((6, 2), "float32"), np.zeros(6)
 
@@ -74,3 +74,37 @@ def test_bad_input_is_told_before_an_epoch_is_backed_up(tmp_path):
     with pytest.raises(ValueError, match="outputs must be finite"):
         model.fit(X * np.nan, Y, epochs=2, verbose=0, callbacks=[backup, RotateTeachers()])
     assert list((tmp_path / "backup").iterdir()) == []
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras writes with TensorFlow")
+def test_tensorboard_shows_the_curves_of_the_history(tmp_path):
+    pytest.importorskip("tensorboard")
+    import tensorflow as tf
+
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
+    model = LSTSD(network, 6, mini_generation_epochs=2)
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    history = model.fit(
+        X,
+        Y,
+        epochs=4,
+        verbose=0,
+        validation_data=(X, Y),
+        callbacks=[keras.callbacks.TensorBoard(tmp_path)],
+    ).history
+    shown = {"train": {}, "validation": {}}
+    for part, curves in shown.items():
+        for file in (tmp_path / part).glob("*.v2"):
+            for event in tf.compat.v1.train.summary_iterator(str(file)):
+                for value in event.summary.value:
+                    if value.tag.startswith("epoch_"):
+                        curves.setdefault(value.tag.removeprefix("epoch_"), []).append(
+                            float(tf.make_ndarray(value.tensor))
+                        )
+    expected = {"train": {}, "validation": {}}
+    for name, values in history.items():
+        part = "validation" if name.startswith("val_") else "train"
+        expected[part][name.removeprefix("val_")] = pytest.approx(values, rel=1e-6)
+    shown["train"].pop("learning_rate", None)
+    assert shown == expected
+    assert {"short_term_loss", "long_term_loss", "teacher_coverage"} <= shown["train"].keys()

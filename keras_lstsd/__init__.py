@@ -1,6 +1,6 @@
 """Trains a Keras classifier under the guidance of its own past."""
 
-from keras_lstsd import backbones, data, dynamics, losses, schedules, snapshots, tables
+from keras_lstsd import backbones, data, dynamics, losses, report, schedules, snapshots, tables
 from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.dynamics import TrainingDynamics, suspicious_labels
 from keras_lstsd.methods import (
@@ -29,6 +29,7 @@ __all__ = [
     "data",
     "dynamics",
     "losses",
+    "report",
     "schedules",
     "snapshots",
     "suspicious_labels",

@@ -29,7 +29,7 @@ def suspicious_labels(model: SelfDistillation, y: Any) -> np.ndarray:
         ValueError: for a model without such tables, and for labels that do not fit them.
 
     Example:
-        >>> model.fit(x_train, y_train, epochs=60)
+        >>> model.fit(x_train, y_train, epochs=164)
         >>> worst = keras_lstsd.suspicious_labels(model, y_train)[:50]
         >>> x_train[worst], y_train[worst]     # look at these
 
@@ -151,10 +151,9 @@ class TrainingDynamics(keras.callbacks.Callback):
 
     Example:
         >>> dynamics = keras_lstsd.TrainingDynamics(y_train)
-        >>> model.fit(x_train, y_train, epochs=60, callbacks=[dynamics])
+        >>> model.fit(x_train, y_train, epochs=164, callbacks=[dynamics])
         >>> dynamics.suspicious_labels()[:50]
         >>> dynamics.save("dynamics.csv")
-        >>> pandas.DataFrame(dynamics.columns())
 
     Source: confidence and variability, Swayamdipta et al. 2020 ("Dataset Cartography");
     forgetting, Toneva et al. 2019.
@@ -250,7 +249,7 @@ class TrainingDynamics(keras.callbacks.Callback):
         return _ranked(self.confidence)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The numbers of each sample, by name: what a data frame is made of.
+        """The numbers of each sample, by name, for `pandas.DataFrame(dynamics.columns())`.
 
         Beside those of the class: `believed_class`, the likeliest class of `beliefs`, and `belief`,
         its probability; for LSTSD, `disagreement` of its teachers.

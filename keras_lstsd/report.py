@@ -82,10 +82,11 @@ def write(
         ImportError: without matplotlib.
 
     Example:
-        >>> history = model.fit(x_train, y_train, epochs=60, callbacks=[dynamics])
+        >>> dynamics = keras_lstsd.TrainingDynamics(y_train)
+        >>> history = model.fit(x_train, y_train, epochs=164, callbacks=[dynamics])
         >>> keras_lstsd.report.write(
         ...     "report.html", "My classifier", histories={"lstsd": [history.history]},
-        ...     mini_generation_epochs=6, columns=dynamics.columns(), samples=x_train)
+        ...     mini_generation_epochs=6, columns=dynamics.columns())
 
     Source: the data map is that of Swayamdipta et al. 2020.
     """

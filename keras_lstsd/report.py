@@ -251,10 +251,9 @@ def _curves(histories: Mapping[str, Sequence[Mapping]], mini_generation_epochs: 
         if axes.lines:
             axes.legend(fontsize=7, frameon=False)
         pictures.append(_picture(figure, f"{title} over the epochs"))
-    text = (
-        "Mean over the runs of a method, shaded from the lowest to the highest. Dashed: on "
-        "validation data."
-    )
+    text = "Mean over the runs of a method, shaded from the lowest to the highest."
+    if any(name.startswith("val_") for runs in histories.values() for run in runs for name in run):
+        text += " Dashed: on validation data."
     if mini_generation_epochs:
         text += f" Dotted: a new mini-generation, each {mini_generation_epochs} epochs."
     return _section("Learning curves", text, *pictures)

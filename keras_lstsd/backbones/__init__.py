@@ -1,5 +1,6 @@
 """Students of the papers, as functional Keras models without any tie to this library."""
 
+from keras_lstsd.backbones.bert import BERT_SIZES, bert
 from keras_lstsd.backbones.cifar_densenet import cifar_densenet
 from keras_lstsd.backbones.cifar_resnet import cifar_resnet
 from keras_lstsd.backbones.preact_resnet import preact_resnet
@@ -8,6 +9,8 @@ from keras_lstsd.backbones.text_cnn import text_cnn
 from keras_lstsd.backbones.wide_resnet import wide_resnet
 
 __all__ = [
+    "BERT_SIZES",
+    "bert",
     "cifar_densenet",
     "cifar_resnet",
     "preact_resnet",

@@ -1,6 +1,7 @@
 """The base class of all methods: a `keras.Model` around a student that learns from its own past."""
 
 import inspect
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -601,6 +602,10 @@ class SelfDistillation(keras.Model):
         the endpoint `served.serve(x)`, which puts out what `predict(x)` does. Other formats, and
         SavedModels of the JAX backend, are written by Keras, of the student as it is.
 
+        What makes x of texts or images, where the student is a task of KerasHub with a
+        preprocessor, lies beside it: clients make it again with
+        `keras_hub.models.TextClassifierPreprocessor.from_preset(f"{filepath}/assets.extra")`.
+
         Args:
             input_signature: as Keras has it. A student that is a subclass of `keras.Model` does
                 not know the dtypes of its inputs: here they are said, where they are not floats.
@@ -671,6 +676,14 @@ class SelfDistillation(keras.Model):
             "serve", serve, input_signature or students.input_signature(self.student)
         )
         archive.write_out(filepath, verbose=True if verbose is None else verbose)
+        preprocessor = getattr(self.student, "preprocessor", None)
+        if hasattr(preprocessor, "save_to_preset"):
+            # Where SavedModels keep what belongs to them and is not part of the graph.
+            folder = Path(filepath) / "assets.extra"
+            preprocessor.save_to_preset(str(folder))
+            # By which `from_preset` knows whose preprocessor it is.
+            backbone = keras.saving.serialize_keras_object(self.student.backbone)
+            (folder / "config.json").write_text(json.dumps(backbone))
 
     def get_config(self) -> dict:
         arguments = list(inspect.signature(type(self).__init__).parameters)[1:]

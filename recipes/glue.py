@@ -223,9 +223,6 @@ def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) 
             glue.write_predictions(folder, task, split, predictions)
     if EXPORT.value:
         model.export(folder / "serving", verbose=False)
-        if hasattr(model.student, "preprocessor"):
-            # Beside the graph, where SavedModels keep what belongs to them: how texts become ids.
-            model.student.preprocessor.save_to_preset(str(folder / "serving/assets.extra"))
     first, *_ = scores.values()
     return {"score": next(iter(first.values())), "scores": scores}
 

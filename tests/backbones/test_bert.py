@@ -1,10 +1,13 @@
 import sys
 
+import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import students
+from keras_lstsd import LSTSD, students
 from keras_lstsd.backbones import bert
+from keras_lstsd.data import TokenBatches, tokens
+from keras_lstsd.methods.registry import METHODS
 from tests.backbones.bert_weights import (
     CONFIG,
     PIECES,
@@ -96,3 +99,113 @@ def test_a_missing_package_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ImportError, match=r"keras-lstsd\[text\]"):
         bert(2, vocabulary=PIECES)
+
+
+FIRST = [
+    "a cat sat.",
+    "a dog.",
+    "Cats sat",
+    "dogs.",
+    "a cat",
+    "a dog sat.",
+    "cat.",
+    "a dog sat",
+] * 3
+SECOND = ["a cat.", "a cat sat.", "a dog", "cats", "dogs sat.", "a dog.", "a cat", "."] * 3
+LABELS = np.array([1, 0, 0, 0, 0, 1, 1, 0] * 3)
+
+
+def small(dropout=0.0):
+    """One layer, eight wide: of all of BERT's parts one."""
+    from keras_hub import models
+
+    tokenizer = models.BertTokenizer(PIECES, lowercase=True)
+    return models.BertTextClassifier(
+        models.BertBackbone(len(PIECES), 1, 2, 8, 16, dropout=dropout, max_sequence_length=40),
+        2,
+        models.BertTextClassifierPreprocessor(tokenizer, sequence_length=40),
+        dropout=dropout,
+    )
+
+
+def trained(name, multiple, epochs=4, **options):
+    keras.utils.set_random_seed(3)
+    student = small()
+    x = tokens.encode(student.preprocessor, FIRST, SECOND)
+    method = METHODS[name]
+    model = method.cls(student, len(LABELS), **(method.arguments | method.tiny))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss, metrics=["accuracy"], **options)
+    batches = TokenBatches(x, LABELS, multiple, batch_size=7)
+    return model, x, model.fit(batches, epochs=epochs, verbose=0).history
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_neither_padding_nor_compiling_changes_a_number_of_any_method(name):
+    """Batches cut to 8 or 16 tokens, against all 40 run eagerly, for some methods under XLA."""
+    xla = name in ("lstsd", "mean_teacher", "dups_plus")
+    cut, _, logs = trained(name, multiple=8)
+    options = {"jit_compile": True} if xla else {"run_eagerly": True}
+    padded, _, padded_logs = trained(name, multiple=None, **options)
+    for log in logs:
+        np.testing.assert_allclose(logs[log], padded_logs[log], atol=1e-4, err_msg=log)
+    for first, second in zip(cut.get_weights(), padded.get_weights(), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-4)
+    if cut.logged:
+        assert logs["distillation_loss"][-1] > 0
+
+
+def test_a_client_sends_what_the_exported_preprocessor_makes(tmp_path):
+    import tensorflow as tf
+    from keras_hub import models
+
+    model, x, _ = trained("lstsd", multiple=8, epochs=2)
+    expected = model.predict(x, verbose=0)
+    model.export(tmp_path / "serving", verbose=False)
+    # From here on a client has nothing but the folder.
+    served = tf.saved_model.load(tmp_path / "serving")
+    (signature,) = served.signatures["serving_default"].structured_input_signature[1:]
+    assert {name: (spec.dtype, spec.shape.rank) for name, spec in signature.items()} == {
+        "token_ids": (tf.int32, 2),
+        "segment_ids": (tf.int32, 2),
+        "padding_mask": (tf.int32, 2),
+    }
+    preprocessor = models.TextClassifierPreprocessor.from_preset(
+        str(tmp_path / "serving/assets.extra")
+    )
+    pair = tf.constant(FIRST), tf.constant(SECOND)
+    sent = {name: tf.cast(ids, "int32") for name, ids in preprocessor(pair, y=None).items()}
+    np.testing.assert_allclose(served.serve(sent), expected, atol=1e-6)
+    shorter = {name: ids[:, :16] for name, ids in sent.items()}
+    np.testing.assert_allclose(served.serve(shorter), expected, atol=1e-5)
+    with pytest.raises((TypeError, ValueError)):
+        served.serve(sent | {"padding_mask": sent["padding_mask"] > 0})
+
+
+def test_the_saved_student_takes_texts_without_this_library(tmp_path):
+    model, x, _ = trained("vanilla", multiple=None, epochs=1)
+    model.student.save(tmp_path / "student.keras")
+    student = keras.saving.load_model(tmp_path / "student.keras")
+    pair = np.array(FIRST), np.array(SECOND)
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(student.predict(pair, verbose=0), expected, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").student.preprocessor
+    np.testing.assert_array_equal(tokens.encode(again, FIRST, SECOND)["token_ids"], x["token_ids"])
+
+
+def test_any_classifier_of_keras_hub_can_be_the_student(tmp_path):
+    import tensorflow as tf
+    from keras_hub import models
+
+    backbone = models.ViTBackbone((8, 8, 3), 4, 1, 2, 8, 16)
+    student = models.ViTImageClassifier(backbone, num_classes=3)
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(12, 8, 8, 3)).astype("float32"), draw.integers(0, 3, 12)
+    model = LSTSD(student, num_samples=12, mini_generation_epochs=1)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(x, y, epochs=2, verbose=0).history
+    assert history["teacher_coverage"] == [0, 1]
+    model.export(tmp_path / "serving", verbose=False)
+    served = tf.saved_model.load(tmp_path / "serving")
+    np.testing.assert_allclose(served.serve(x), student.predict(x, verbose=0), atol=1e-6)

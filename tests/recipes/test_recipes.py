@@ -31,15 +31,14 @@ def runs_in(folder):
 
 @pytest.fixture
 def glue_folder(tmp_path):
+    folder = tmp_path / "glue" / "RTE"
+    folder.mkdir(parents=True)
+    pairs = [f"{i}\tword{i % 7} is here .\tit is word{i % 7} ." for i in range(80)]
+    header = "index\tsentence1\tsentence2"
+    (folder / "test.tsv").write_text("\n".join([header, *pairs]))
+    rows = [f"{pair}\t{'not_' * (i % 2)}entailment" for i, pair in enumerate(pairs)]
     for split in ("train", "dev"):
-        folder = tmp_path / "glue" / "RTE"
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [
-            f"{i}\tword{i % 7} is here .\tit is word{i % 7} .\t{'not_' * (i % 2)}entailment"
-            for i in range(80)
-        ]
-        text = "\n".join(["index\tsentence1\tsentence2\tlabel", *rows])
-        (folder / f"{split}.tsv").write_text(text)
+        (folder / f"{split}.tsv").write_text("\n".join([f"{header}\tlabel", *rows]))
     return tmp_path / "glue"
 
 
@@ -67,7 +66,42 @@ def test_glue(tmp_path, glue_folder):
     assert "<b>not_entailment</b>" in page
     assert "RTE, accuracy on dev" in result.stdout
     assert "57.40" in (tmp_path / "out-smoke/table.md").read_text()
-    assert {kept["run"]["task"] for kept in runs_in(tmp_path / "out-smoke")} == {"rte"}
+    for kept in runs_in(tmp_path / "out-smoke"):
+        assert kept["run"]["task"] == "rte"
+        assert kept["scores"] == {"dev": {"accuracy": kept["score"]}}
+
+
+def test_glue_with_bert_goes_on_after_a_kill_with_the_same_bits(tmp_path, glue_folder):
+    """And writes what it was asked for: predictions for GLUE's server, students for serving."""
+    flags = (
+        "--network=bert",
+        f"--data_dir={glue_folder}",
+        "--method=lstsd",
+        "--sequence_length=32",
+    )
+    flags += ("--seeds=1", "--epochs=9", "--batch_size=16", "--submit", "--export")
+    through, resumed = tmp_path / "through", tmp_path / "resumed"
+    result = start("glue", *flags, f"--output_dir={through}")
+    assert "80 texts tokenised" in result.stderr
+    assert "of the positions in training hold padding" in result.stderr
+    killed = subprocess.Popen(
+        recipe("glue", *flags, f"--output_dir={resumed}"), cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    backup = resumed / "backups/rte-lstsd-0"
+    deadline = time.monotonic() + 240
+    while not (backup / "latest.weights.h5.bkp").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert runs_in(resumed) == []
+    assert (backup / "latest.weights.h5").exists()
+    start("glue", *flags, f"--output_dir={resumed}")
+    for name in ("RTE.tsv", "serving/variables/variables.data-00000-of-00001"):
+        first, second = (folder / "rte-lstsd-0" / name for folder in (through, resumed))
+        assert first.read_bytes() == second.read_bytes()
+    lines = (through / "rte-lstsd-0/RTE.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction"
+    assert len(lines) == 81
 
 
 def test_nonsense_is_told(tmp_path):

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+
+from keras_lstsd.backbones import bert
+from keras_lstsd.data import TokenBatches, glue, tokens
+
+pytestmark = pytest.mark.tensorflow
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s", "dog", "."]
+
+
+def preprocessor(length, vocabulary=PIECES):
+    return bert(2, vocabulary=vocabulary, sequence_length=length).preprocessor
+
+
+def test_texts_become_ids():
+    x = tokens.encode(preprocessor(6), ["A cat", "dogs. Bird"])
+    expected = {
+        "token_ids": [[2, 5, 6, 3, 0, 0], [2, 8, 7, 9, 1, 3]],
+        "segment_ids": [[0] * 6, [0] * 6],
+        "padding_mask": [[1, 1, 1, 1, 0, 0], [1] * 6],
+    }
+    assert {name: ids.tolist() for name, ids in x.items()} == expected
+    assert {ids.dtype for ids in x.values()} == {np.dtype("int32")}
+
+
+def test_pairs_share_a_row_and_the_longer_text_is_cut():
+    x = tokens.encode(preprocessor(8), ["a", "a cat a cat a cat"], ["dog", "dog"])
+    assert x["token_ids"].tolist() == [[2, 5, 3, 8, 3, 0, 0, 0], [2, 5, 6, 5, 6, 3, 8, 3]]
+    assert x["segment_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]]
+    assert x["padding_mask"].tolist() == [[1] * 5 + [0] * 3, [1] * 8]
+
+
+def test_more_texts_than_a_batch_of_the_tokenizer_keep_their_order():
+    texts = ["a" + " cat" * (number % 3) for number in range(2500)]
+    lengths = tokens.encode(preprocessor(8), texts)["padding_mask"].sum(-1)
+    np.testing.assert_array_equal(lengths, 3 + np.arange(2500) % 3)
+
+
+def inputs(lengths, width=10):
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype("int32")
+    ids = mask * np.arange(1, 1 + len(lengths), dtype="int32")[:, None]
+    return {"token_ids": ids, "padding_mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("multiple", "widths", "padding"),
+    [(None, [10, 10, 10], 34 / 50), (1, [4, 5, 1], 3 / 19), (4, [4, 8, 4], 12 / 28)],
+)
+def test_batches_are_cut_to_their_longest_text(multiple, widths, padding):
+    x = inputs([4, 3, 3, 5, 1])
+    batches = TokenBatches(x, np.arange(5), multiple, batch_size=2, shuffle=False)
+    assert batches.padding_share() == pytest.approx(padding)
+    for step, (found, labels) in enumerate(batches.tf_dataset().as_numpy_iterator()):
+        rows = slice(2 * step, 2 * step + 2)
+        np.testing.assert_array_equal(labels, np.arange(5)[rows])
+        np.testing.assert_array_equal(found["sample_index"], np.arange(5)[rows])
+        same, _ = batches[step]
+        for name, ids in found["inputs"].items():
+            np.testing.assert_array_equal(ids, x[name][rows, : widths[step]])
+            np.testing.assert_array_equal(ids, same["inputs"][name])
+
+
+def test_no_batch_is_longer_than_the_rows():
+    batches = TokenBatches(inputs([9, 2]), np.arange(2), 16, batch_size=2)
+    assert batches[0][0]["inputs"]["token_ids"].shape == (2, 10)
+
+
+def test_the_padding_of_a_shuffled_epoch_is_that_of_its_batches():
+    lengths = np.random.default_rng(0).integers(1, 11, 23)
+    batches = TokenBatches(inputs(lengths), np.arange(23), 2, batch_size=4, seed=1)
+    batches.begin_epoch(3)
+    shapes = [batches[step][0]["inputs"]["token_ids"].shape for step in range(len(batches))]
+    positions = sum(rows * width for rows, width in shapes)
+    assert batches.padding_share() == pytest.approx(1 - lengths.sum() / positions)
+
+
+def test_ids_without_a_mask_are_refused():
+    with pytest.raises(
+        ValueError, match=r"Received: \['token_ids'\]. Expected: a dict with 'padding"
+    ):
+        TokenBatches({"token_ids": np.ones((2, 3))}, np.zeros(2))
+    with pytest.raises(ValueError, match="Received: ndarray"):
+        TokenBatches(np.ones((2, 3)), np.zeros(2))
+
+
+@pytest.mark.parametrize("task", ["rte", "mrpc", "cola", "sst2"])
+def test_real_sentences_become_what_another_tokenizer_makes_of_them(real_data, task):
+    """Where all is ASCII: of other characters keras-nlp folds more than lower case, as of ½."""
+    from tokenizers import BertWordPieceTokenizer
+
+    file = real_data / "bert/bert-uncased-vocab.txt"
+    expected = BertWordPieceTokenizer(str(file))
+    split = glue.load(task, "train", real_data / "glue").head(1500)
+    x = tokens.encode(preprocessor(320, file), split.first, split.second)
+    pairs = zip(split.first, split.second or [None] * len(split.first), strict=True)
+    compared = 0
+    for number, (first, second) in enumerate(pairs):
+        if (first + (second or "")).isascii():
+            row = expected.encode(first, second)
+            length = len(row.ids)
+            assert x["token_ids"][number, :length].tolist() == row.ids
+            assert x["segment_ids"][number, :length].tolist() == row.type_ids
+            assert x["padding_mask"][number].sum() == length
+            compared += 1
+    assert compared > 1300

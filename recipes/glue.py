@@ -34,7 +34,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from keras_lstsd import backbones
-from keras_lstsd.data import SampleBatches, TokenBatches, glue, tokens, words
+from keras_lstsd.data import SampleBatches, TokenBatches, digits, glue, tokens, words
 from keras_lstsd.methods.registry import METHODS
 from recipes import comparison
 
@@ -46,6 +46,9 @@ DATA_DIR = flags.DEFINE_string(
 )
 SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... to train with.", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs of each run.", lower_bound=1)
+WRONG_LABELS = flags.DEFINE_float(
+    "wrong_labels", 0.0, "Share of training labels made wrong, by the seed.", 0.0, 1.0
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples a step; none: the paper's.", 1)
 OPTIMIZER = flags.DEFINE_enum(
     "optimizer", None, ["sgd", "adam"], "Plain SGD, or Adam; none: the paper's."
@@ -178,7 +181,7 @@ class Pieces:
 
 
 class Data:
-    """A task as its network takes it: training batches, and inputs and labels of other splits."""
+    """A task as its network takes it: training data, and inputs and labels of other splits."""
 
     def __init__(
         self, task: str, data_dir: str | None, settings: dict, network: str, rows: int | None
@@ -186,9 +189,8 @@ class Data:
         described = glue.TASKS[task]
         train = glue.load(task, "train", data_dir).head(rows)
         encoder = {"cnn": Words, "bert": Pieces}[network](task, train, settings)
-        self.student = encoder.student
-        one_hot = keras.utils.to_categorical(train.labels, len(described.classes))
-        self.train = encoder.batches(encoder.encode(train), one_hot)
+        self.student, self.batches = encoder.student, encoder.batches
+        self.train, self.x_train = train, encoder.encode(train)
         self.inputs, self.labels = {}, {}
         for split in described.dev_splits + described.test_splits * SUBMIT.value:
             examples = glue.load(task, split, data_dir).head(rows)
@@ -196,11 +198,16 @@ class Data:
             self.labels[split] = examples.labels
 
 
-def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) -> dict:
+def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) -> dict:
     """Trains one method with one seed; the score is the task's on dev after the last epoch."""
     task, method = run["task"], METHODS[run["method"]]
     epochs, batch_size = settings["epochs"], settings["batch_size"]
-    model = method.cls(data.student(), data.train.num_samples, **method.settings(epochs))
+    classes = len(glue.TASKS[task].classes)
+    labels, wrong = digits.with_wrong_labels(
+        data.train.labels, settings["wrong_labels"], classes, run["seed"]
+    )
+    batches = data.batches(data.x_train, keras.utils.to_categorical(labels, classes))
+    model = method.cls(data.student(), len(labels), **method.settings(epochs))
     optimizer = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[settings["optimizer"]]
     jit_compile = "auto" if JIT_COMPILE.value is None else JIT_COMPILE.value
     comparison.compiled(
@@ -212,8 +219,8 @@ def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) 
         batch_size,
         jit_compile=jit_compile,
     )
-    model.fit(data.train, epochs=epochs, verbose=0, callbacks=callbacks)
-    folder = folder / comparison.run_name(run)
+    callbacks = [*comparison.dynamics(model, labels, folder), *callbacks]
+    model.fit(batches, epochs=epochs, verbose=0, callbacks=callbacks)
     scores = {}
     for split, inputs in data.inputs.items():
         predictions = model.predict(inputs, batch_size=256, verbose=0).argmax(-1)
@@ -224,7 +231,10 @@ def train(run: dict, callbacks: list, data: Data, settings: dict, folder: Path) 
     if EXPORT.value:
         model.export(folder / "serving", verbose=False)
     first, *_ = scores.values()
-    return {"score": next(iter(first.values())), "scores": scores}
+    outcome = {"score": next(iter(first.values())), "scores": scores}
+    if wrong.any():
+        outcome["detection"] = comparison.detection(model, data.x_train, labels, wrong, folder)
+    return outcome
 
 
 def all_scores(results: comparison.Results, task: str, methods: list[str]) -> str:
@@ -248,12 +258,12 @@ def all_scores(results: comparison.Results, task: str, methods: list[str]) -> st
 
 
 def main(argv):
-    comparison.refuse_words(argv)
+    comparison.check_command(argv)
     logging.set_verbosity(logging.INFO)
     tasks = comparison.names("task", TASK.value, list(glue.TASKS))
     methods = comparison.names("method", METHOD.value, list(METHODS))
     network = NETWORK.value
-    settings = {"epochs": EPOCHS.value} | {
+    settings = {"epochs": EPOCHS.value, "wrong_labels": WRONG_LABELS.value} | {
         flag.name: DEFAULTS[network][flag.name] if flag.value is None else flag.value
         for flag in (BATCH_SIZE, OPTIMIZER, LEARNING_RATE)
     }
@@ -263,6 +273,7 @@ def main(argv):
     seeds = 1 if SMOKE.value else SEEDS.value
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = comparison.Results(folder / "results.json", settings)
+    texts = {}
     for task in tasks:
         data = Data(task, DATA_DIR.value, settings, network, rows=64 if SMOKE.value else None)
         runs = [
@@ -270,7 +281,8 @@ def main(argv):
             for seed in range(seeds)
             for method in methods
         ]
-        one = partial(train, data=data, settings=settings, folder=folder)
+        texts[task] = data.train.texts
+        one = partial(train, data=data, settings=settings)
         done = comparison.train_all(runs, results, one, "glue")
         if not done:
             break
@@ -282,15 +294,19 @@ def main(argv):
         if task in PAPER_TASKS and (network == "cnn" or settings["bert"] is not None):
             column = PAPER_TASKS.index(task)
             paper = {method: row[column] for method, row in PAPER[network].items()}
-        lines += [
-            f"{described.folder}, {NAMES[described.metrics[0]]} on {described.dev_splits[0]} (%), "
-            f"{network}:",
-            "",
-            comparison.method_table(results, methods, paper, task=task),
-            "",
-        ]
+        metric = f"{NAMES[described.metrics[0]]} on {described.dev_splits[0]} (%)"
+        title = f"{described.folder}, {metric}, {network}"
+        table = comparison.method_table(results, methods, paper, task=task)
+        lines += [f"{title}:", "", table, ""]
         if len(described.dev_splits) * len(described.metrics) > 1:
             lines += [all_scores(results, task, methods), ""]
+        if WRONG_LABELS.value:
+            found = comparison.detection_table(results, methods, task=task)
+            lines += ["How well the wrong labels are found (%):", "", found, ""]
+        if task in texts:
+            comparison.write_report(
+                results, title, methods, paper, texts[task], described.classes, task=task
+            )
     table = "\n".join(lines)
     results.path.with_name("table.md").write_text(table)
     print(f"\n{table}\nResults of each run: {results.path}")

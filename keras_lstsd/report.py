@@ -214,7 +214,7 @@ def _scores(
         text += " Red crosses: the paper's numbers."
     picture = _picture(figure, "Scores of the methods")
     table = _table(header + ["paper"] * bool(paper), rows)
-    return _section("Comparison", text, picture, table)
+    return _section("Comparison", text, picture, table, layout="scores")
 
 
 def _curves(histories: Mapping[str, Sequence[Mapping]], mini_generation_epochs: int | None) -> str:

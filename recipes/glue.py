@@ -163,10 +163,10 @@ class Pieces:
         multiple = 16 if self.settings["dynamic_length"] else None
         batches = TokenBatches(x, y, multiple, batch_size=self.settings["batch_size"])
         logging.info(
-            "%s: %.1f %% of the positions in training hold padding; %.1f %% if all texts were as "
-            "long as the longest.",
+            "%s: %.1f %% of the positions in training hold padding; %.1f %% where all are of %d "
+            "tokens.",
             *(self.task, 100 * batches.padding_share()),
-            100 * (1 - x["padding_mask"].sum(-1).mean() / x["padding_mask"].sum(-1).max()),
+            *(100 * (1 - x["padding_mask"].mean()), self.settings["sequence_length"]),
         )
         return batches
 

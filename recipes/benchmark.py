@@ -418,7 +418,7 @@ def text(methods: Sequence[str]) -> Iterable[list[str]]:
     student = bert(2, vocabulary=pieces)
     encode = partial(tokens.encode, student.preprocessor, first, second)
     x, y = encode(), keras.utils.to_categorical(np.arange(count) % 2)
-    cut, padded = (TokenBatches(x, y, multiple, batch_size=64) for multiple in (16, None))
+    cut, padded = (TokenBatches(x, y, multiple=multiple, batch_size=64) for multiple in (16, None))
     model = SelfDistillation(student, num_samples=count)
     model.compile(keras.optimizers.Adam(5e-5), keras.losses.CategoricalCrossentropy(True))
 

@@ -161,7 +161,7 @@ class Pieces:
 
     def batches(self, x: dict, y: np.ndarray) -> TokenBatches:
         multiple = 16 if self.settings["dynamic_length"] else None
-        batches = TokenBatches(x, y, multiple, batch_size=self.settings["batch_size"])
+        batches = TokenBatches(x, y, multiple=multiple, batch_size=self.settings["batch_size"])
         logging.info(
             "%s: %.1f %% of the positions in training hold padding; %.1f %% where all are of %d "
             "tokens.",

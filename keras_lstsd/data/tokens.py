@@ -67,7 +67,7 @@ class TokenBatches(SampleBatches):
         # (2, 16), 0.75
     """
 
-    def __init__(self, x: dict, y: Any, multiple: int | None = 16, **options: Any):
+    def __init__(self, x: dict, y: Any, *, multiple: int | None = 16, **options: Any):
         if not isinstance(x, dict) or "padding_mask" not in x:
             raise ValueError(
                 "The mask of padding tells how long texts are. "

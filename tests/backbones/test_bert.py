@@ -136,7 +136,7 @@ def trained(name, multiple, epochs=4, **options):
     model = method.cls(student, len(LABELS), **(method.arguments | method.tiny))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.5), loss, metrics=["accuracy"], **options)
-    batches = TokenBatches(x, LABELS, multiple, batch_size=7)
+    batches = TokenBatches(x, LABELS, multiple=multiple, batch_size=7)
     return model, x, model.fit(batches, epochs=epochs, verbose=0).history
 
 

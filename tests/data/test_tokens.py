@@ -48,7 +48,7 @@ def inputs(lengths, width=10):
 )
 def test_batches_are_cut_to_their_longest_text(multiple, widths, padding):
     x = inputs([4, 3, 3, 5, 1])
-    batches = TokenBatches(x, np.arange(5), multiple, batch_size=2, shuffle=False)
+    batches = TokenBatches(x, np.arange(5), multiple=multiple, batch_size=2, shuffle=False)
     assert batches.padding_share() == pytest.approx(padding)
     for step, (found, labels) in enumerate(batches.tf_dataset().as_numpy_iterator()):
         rows = slice(2 * step, 2 * step + 2)
@@ -61,13 +61,13 @@ def test_batches_are_cut_to_their_longest_text(multiple, widths, padding):
 
 
 def test_no_batch_is_longer_than_the_rows():
-    batches = TokenBatches(inputs([9, 2]), np.arange(2), 16, batch_size=2)
+    batches = TokenBatches(inputs([9, 2]), np.arange(2), batch_size=2)
     assert batches[0][0]["inputs"]["token_ids"].shape == (2, 10)
 
 
 def test_the_padding_of_a_shuffled_epoch_is_that_of_its_batches():
     lengths = np.random.default_rng(0).integers(1, 11, 23)
-    batches = TokenBatches(inputs(lengths), np.arange(23), 2, batch_size=4, seed=1)
+    batches = TokenBatches(inputs(lengths), np.arange(23), multiple=2, batch_size=4, seed=1)
     batches.begin_epoch(3)
     shapes = [batches[step][0]["inputs"]["token_ids"].shape for step in range(len(batches))]
     positions = sum(rows * width for rows, width in shapes)

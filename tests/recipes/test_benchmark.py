@@ -44,3 +44,19 @@ def test_a_table_with_a_row_for_each_setting(what, tmp_path):
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].split("|")[1].strip() == ("lstsd" if what == "edge" else "mlp")
+
+
+def test_tokenising_stands_beside_training(tmp_path):
+    command = [sys.executable, "-m", "recipes.benchmark", "--what=text", "--rounds=1"]
+    command += ["--samples=1280", f"--output_dir={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    lines = Path(tmp_path / "text-tensorflow.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[0] for row in rows][:3] == [
+        "training, batches cut",
+        "training, batches padded",
+        "tokenising",
+    ]
+    assert rows[0][3] == "1.000 (1.000-1.000)"
+    cut, padded = (int(row[4].strip(" %")) for row in rows[:2])
+    assert 0 < cut < padded < 100

@@ -65,7 +65,9 @@ METHODS = {
         SingleTeacherLSTSD, few_classes=_SOFT, tiny=_E2, off=_NO_TEACHERS
     ),
     # Plain training that remembers what it thought of each sample.
-    "lstsd_without_teachers": Method(LSTSD, _NO_TEACHERS, few_classes=_SOFT, tiny=_E2),
+    "lstsd_without_teachers": Method(
+        LSTSD, _NO_TEACHERS, few_classes=_SOFT, tiny=_E2, off=_NO_TEACHERS
+    ),
     "lstsd_without_long": Method(
         LSTSD, {"long_weight": 0.0}, few_classes=_SOFT, tiny=_E2, off=_NO_TEACHERS
     ),

@@ -68,28 +68,7 @@ def kl_divergence(
         >>> keras_lstsd.losses.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]])   # [0.328]
     """
     log_p = log_softmax(student_logits, student_temperature or temperature)
-    return divergence(log_p, log_softmax(teacher_logits, temperature), direction)
-
-
-def divergence(log_p: Any, log_q: Any, direction: str = "reverse") -> Any:
-    """`kl_divergence` of log-probabilities that are softened already.
-
-    Args:
-        log_p: the student's, `[batch, classes]`, as `log_softmax` gives them.
-        log_q: the teacher's.
-        direction: `"reverse"` or `"forward"`, as in `kl_divergence`.
-
-    Returns:
-        float32 tensor `[batch]`, in nats.
-
-    Raises:
-        ValueError: for an unknown direction.
-
-    Example:
-        >>> log_p = keras_lstsd.losses.log_softmax([[2.0, 0.0]], temperature=2.0)
-        >>> log_q = keras_lstsd.losses.log_softmax([[0.0, 0.0]], temperature=2.0)
-        >>> keras_lstsd.losses.divergence(log_p, log_q)   # [0.111]
-    """
+    log_q = log_softmax(teacher_logits, temperature)
     if direction == "reverse":
         return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
     if direction == "forward":

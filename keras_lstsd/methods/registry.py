@@ -34,6 +34,11 @@ class Method:
     off: dict[str, Any] = field(default_factory=dict)
     """Under which it trains as plain `keras.Model.fit` does."""
 
+    @property
+    def guides(self) -> bool:
+        """Whether the student's past has a say in its loss."""
+        return bool(self.cls.logged) and not self.off.items() <= self.arguments.items()
+
     def length(self, epochs: int) -> dict[str, int]:
         """The argument that makes `cycles` mini-generations of so many epochs."""
         return {"mini_generation_epochs": -(-epochs // self.cycles)} if self.cycles else {}

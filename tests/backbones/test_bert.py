@@ -152,7 +152,7 @@ def test_neither_padding_nor_compiling_changes_a_number_of_any_method(name):
     for first, second in zip(cut.get_weights(), padded.get_weights(), strict=True):
         np.testing.assert_allclose(first, second, atol=1e-4)
     if cut.logged:
-        assert logs["distillation_loss"][-1] > 0
+        assert (logs["distillation_loss"][-1] > 0) is METHODS[name].guides
 
 
 def test_a_client_sends_what_the_exported_preprocessor_makes(tmp_path):

@@ -36,7 +36,7 @@ def suspicious_labels(model: SelfDistillation, y: Any) -> np.ndarray:
     Differences from the literature: none of it is needed for this but the tables that guide the
     training; a ranking by the mean over all epochs (`TrainingDynamics`) is the usual one.
     """
-    return _ranked(label_confidence(model, y))
+    return ranked(label_confidence(model, y))
 
 
 def beliefs(model: SelfDistillation) -> np.ndarray:
@@ -246,7 +246,7 @@ class TrainingDynamics(keras.callbacks.Callback):
 
     def suspicious_labels(self) -> np.ndarray:
         """Sample indices by confidence in the label, the lowest first."""
-        return _ranked(self.confidence)
+        return ranked(self.confidence)
 
     def columns(self) -> dict[str, np.ndarray]:
         """The numbers of each sample, by name, for `pandas.DataFrame(dynamics.columns())`.
@@ -302,7 +302,8 @@ class TrainingDynamics(keras.callbacks.Callback):
             )
 
 
-def _ranked(confidence: np.ndarray) -> np.ndarray:
+def ranked(confidence: np.ndarray) -> np.ndarray:
+    """Sample indices by confidence, the lowest first; NaN, of samples never drawn, comes last."""
     return np.argsort(np.where(np.isnan(confidence), np.inf, confidence), kind="stable")
 
 

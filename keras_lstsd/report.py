@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_lstsd import checkpoints
+from keras_lstsd.dynamics import ranked
 
 _TITLES = {
     "loss": "Loss",
@@ -102,8 +103,7 @@ def write(
                 f"Received: {len(samples)} samples for {len(columns['label'])} rows. Expected: "
                 "all training samples, in the order of their index."
             )
-        names = _Names(class_names)
-        sections += [_data_map(columns), _gallery(columns, samples, names, count)]
+        sections += [_data_map(columns), _gallery(columns, samples, class_names, count)]
     if not sections:
         raise ValueError(
             "A report shows something. Received: neither scores nor histories nor columns. "
@@ -138,14 +138,8 @@ def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]
     return f"{statistics.mean(differences):+.2f} +- {error:.2f}"
 
 
-class _Names:
-    """Names of classes, where there are any."""
-
-    def __init__(self, names: Sequence[str] | None):
-        self.names = names
-
-    def __getitem__(self, number: Any) -> str:
-        return str(int(number) if self.names is None else self.names[int(number)])
+def _class_name(number: Any, names: Sequence[str] | None) -> str:
+    return html.escape(str(int(number) if names is None else names[int(number)]))
 
 
 def _figure(width: float = 4.4, height: float = 3.1) -> tuple[Any, Any]:
@@ -289,14 +283,16 @@ def _data_map(columns: Mapping[str, np.ndarray]) -> str:
     return _section("Data map", text, _picture(figure, "Data map: confidence over variability"))
 
 
-def _gallery(columns: Mapping[str, np.ndarray], samples: Any, names: _Names, count: int) -> str:
+def _gallery(
+    columns: Mapping[str, np.ndarray], samples: Any, names: Sequence[str] | None, count: int
+) -> str:
     confidence = np.asarray(columns["confidence"], "float64")
-    order = np.argsort(np.where(np.isnan(confidence), np.inf, confidence), kind="stable")
+    order = ranked(confidence)
     texts = samples is not None and isinstance(samples[0], str)
     cards = []
     for number in order[:count]:
-        label = html.escape(names[columns["label"][number]])
-        believed = html.escape(names[columns["believed_class"][number]])
+        label = _class_name(columns["label"][number], names)
+        believed = _class_name(columns["believed_class"][number], names)
         picture = ""
         if texts:
             picture = f"<blockquote>{html.escape(samples[number])}</blockquote>"

@@ -245,9 +245,7 @@ def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
         for network in networks:
             table = comparison.method_table(results, methods, papers(network), network=network)
             parts += [f"{title(network)}:", "", table, ""]
-            if results.settings.get("wrong_labels"):
-                table = comparison.detection_table(results, methods, network=network)
-                parts += ["How well the wrong labels are found (%):", "", table, ""]
+            parts += comparison.detection_lines(results, methods, network=network)
         return "\n".join(parts)
 
     return tables

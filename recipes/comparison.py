@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags, logging
 
 from keras_lstsd import SelfDistillation, TrainingDynamics, checkpoints, report
-from keras_lstsd.dynamics import label_confidence
+from keras_lstsd.dynamics import label_confidence, ranked
 from keras_lstsd.methods.registry import Method
 from keras_lstsd.schedules import CyclicCosine
 
@@ -247,8 +247,7 @@ def detection(
     return {
         ranking: {
             "auc": 100 * float(roc_auc_score(wrong, -values)),
-            "precision": 100
-            * float(wrong[np.argsort(values, kind="stable")][: wrong.sum()].mean()),
+            "precision": 100 * float(wrong[ranked(values)][: wrong.sum()].mean()),
         }
         for ranking, values in confidence.items()
     }
@@ -278,6 +277,14 @@ def detection_table(results: Results, methods: Sequence[str], **name: Any) -> st
                 rows.append(row)
     against = f"to the loss of {methods[0]} +- s.e."
     return markdown(["method", "ranked by", "ROC AUC", against, "precision", against], rows)
+
+
+def detection_lines(results: Results, methods: Sequence[str], **name: Any) -> list[str]:
+    """`detection_table` under its heading, for results of trainings with wrong labels."""
+    if not results.settings.get("wrong_labels"):
+        return []
+    table = detection_table(results, methods, **name)
+    return ["How well the wrong labels are found (%):", "", table, ""]
 
 
 class EpochLine(keras.callbacks.Callback):

@@ -77,10 +77,9 @@ def main(argv):
     results = comparison.Results(folder / "results.json", settings)
     runs = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
     done = comparison.train_all(runs, results, partial(train, **settings), "digits")
-    table = comparison.method_table(results, methods)
-    if WRONG_LABELS.value:
-        found = comparison.detection_table(results, methods)
-        table += f"\n\nHow well the wrong labels are found (%):\n\n{found}"
+    lines = [comparison.method_table(results, methods), ""]
+    lines += comparison.detection_lines(results, methods)
+    table = "\n".join(lines).rstrip()
     results.path.with_name("table.md").write_text(table + "\n")
     comparison.write_report(
         results,

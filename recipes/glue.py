@@ -300,9 +300,7 @@ def main(argv):
         lines += [f"{title}:", "", table, ""]
         if len(described.dev_splits) * len(described.metrics) > 1:
             lines += [all_scores(results, task, methods), ""]
-        if WRONG_LABELS.value:
-            found = comparison.detection_table(results, methods, task=task)
-            lines += ["How well the wrong labels are found (%):", "", found, ""]
+        lines += comparison.detection_lines(results, methods, task=task)
         if task in texts:
             comparison.write_report(
                 results, title, methods, paper, texts[task], described.classes, task=task

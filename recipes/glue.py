@@ -46,6 +46,7 @@ DATA_DIR = flags.DEFINE_string(
 )
 SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... to train with.", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs of each run.", lower_bound=1)
+SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first so many of each task.", 1)
 WRONG_LABELS = flags.DEFINE_float(
     "wrong_labels", 0.0, "Share of training labels made wrong, by the seed.", 0.0, 1.0
 )
@@ -183,17 +184,15 @@ class Pieces:
 class Data:
     """A task as its network takes it: training data, and inputs and labels of other splits."""
 
-    def __init__(
-        self, task: str, data_dir: str | None, settings: dict, network: str, rows: int | None
-    ):
+    def __init__(self, task: str, data_dir: str | None, settings: dict, network: str):
         described = glue.TASKS[task]
-        train = glue.load(task, "train", data_dir).head(rows)
+        train = glue.load(task, "train", data_dir).head(settings["samples"])
         encoder = {"cnn": Words, "bert": Pieces}[network](task, train, settings)
         self.student, self.batches = encoder.student, encoder.batches
         self.train, self.x_train = train, encoder.encode(train)
         self.inputs, self.labels = {}, {}
         for split in described.dev_splits + described.test_splits * SUBMIT.value:
-            examples = glue.load(task, split, data_dir).head(rows)
+            examples = glue.load(task, split, data_dir).head(64 if SMOKE.value else None)
             self.inputs[split] = encoder.encode(examples)
             self.labels[split] = examples.labels
 
@@ -263,19 +262,17 @@ def main(argv):
     tasks = comparison.names("task", TASK.value, list(glue.TASKS))
     methods = comparison.names("method", METHOD.value, list(METHODS))
     network = NETWORK.value
-    settings = {"epochs": EPOCHS.value, "wrong_labels": WRONG_LABELS.value} | {
-        flag.name: DEFAULTS[network][flag.name] if flag.value is None else flag.value
-        for flag in (BATCH_SIZE, OPTIMIZER, LEARNING_RATE)
-    }
-    settings |= {flag.name: flag.value for flag in OWN_FLAGS[network]}
+    flags_of_all = (EPOCHS, SAMPLES, WRONG_LABELS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE)
+    settings = {flag.name: flag.value for flag in (*flags_of_all, *OWN_FLAGS[network])}
+    settings |= {name: value for name, value in DEFAULTS[network].items() if settings[name] is None}
     if SMOKE.value:
-        settings["epochs"] = 2
+        settings |= {"epochs": 2, "samples": 64}
     seeds = 1 if SMOKE.value else SEEDS.value
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = comparison.Results(folder / "results.json", settings)
     texts = {}
     for task in tasks:
-        data = Data(task, DATA_DIR.value, settings, network, rows=64 if SMOKE.value else None)
+        data = Data(task, DATA_DIR.value, settings, network)
         runs = [
             {"task": task, "method": method, "seed": seed}
             for seed in range(seeds)

@@ -21,7 +21,7 @@ from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches, fingerprint
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.tables import SampleTable, mixed, row_numbers
+from keras_lstsd.tables import SampleTable, inside, mixed, row_numbers
 
 
 class Batch(NamedTuple):
@@ -88,8 +88,7 @@ class SelfDistillation(keras.Model):
     Raises:
         ValueError: for a student, a size or a weight that cannot work; from `fit`, for data
             without an index, and at the end of an epoch in which an index lay outside
-            `[0, num_samples)` or the student's output was not finite (such samples are never
-            stored).
+            `[0, num_samples)` or the loss was not finite (such samples are never stored).
 
     Example:
         >>> model = keras_lstsd.SelfDistillation(student, num_samples=len(x_train))
@@ -160,14 +159,14 @@ class SelfDistillation(keras.Model):
         self._epoch = self._counter("epoch", -1)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
         self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
-        # How many samples of this epoch had an index outside the table, or outputs not finite.
-        self._faults = keras.Variable(
-            [0, 0],
+        # How many samples of this epoch had an index outside the table.
+        self._outside = keras.Variable(
+            0,
             dtype="int32",
             trainable=False,
             aggregation="sum",
             synchronization="on_read",
-            name="faults",
+            name="outside",
         )
         self._means = _Means(self.logged, name="guidance")
         self._device_stage = DeviceStage()
@@ -207,7 +206,7 @@ class SelfDistillation(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        batch, faults = self._batch(x, y, y_pred, sample_weight)
+        batch = self._batch(x, y, y_pred, sample_weight)
         weight = self.compiled_loss_weight(batch)
         if weight is None:
             weight = sample_weight
@@ -225,7 +224,8 @@ class SelfDistillation(keras.Model):
             batch.logs["distillation_loss"] = guidance
         if self.logged:
             self._means.update_state(batch.logs)
-        self._faults.assign_add(faults)
+        outside = ~inside(batch.sample_index, self.num_samples)
+        self._outside.assign_add(ops.sum(ops.cast(outside, "int32")))
         return loss
 
     def train_step(self, *args):
@@ -273,8 +273,8 @@ class SelfDistillation(keras.Model):
         _refuse_in_step(x)
         return super().predict(x, *args, **kwargs)
 
-    def _batch(self, x, y, y_pred, sample_weight) -> tuple[Batch, Any]:
-        """What hooks see, and how many samples had a bad index and outputs that are not finite."""
+    def _batch(self, x, y, y_pred, sample_weight) -> Batch:
+        """What hooks see."""
         if not is_indexed(x):
             raise ValueError(_refusal(x))
         index = x["sample_index"]
@@ -299,16 +299,10 @@ class SelfDistillation(keras.Model):
             )
         # One index would be taken for all samples where the sizes are not known before.
         index = ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
-        outside = (index < 0) | (index >= self.num_samples)
-        # A logit of minus infinity is a class ruled out, and leaves this finite.
-        log_probs = log_softmax(logits)
-        not_finite = ~ops.isfinite(ops.sum(log_probs, axis=-1))
-        faults = ops.sum(ops.cast(ops.stack([outside, not_finite]), "int32"), axis=-1)
         if sample_weight is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        mixing = x.get("mixing")
-        batch = Batch(x["inputs"], y, index, logits, log_probs, sample_weight, {}, mixing)
-        return batch, faults
+        log_probs, mixing = log_softmax(logits), x.get("mixing")
+        return Batch(x["inputs"], y, index, logits, log_probs, sample_weight, {}, mixing)
 
     # === Epochs ===
 
@@ -321,7 +315,7 @@ class SelfDistillation(keras.Model):
         self._epoch_of_fit = epoch_of_fit
         epoch = self.epoch + 1
         self._epoch.assign(epoch)
-        self._faults.assign([0, 0])
+        self._outside.assign(0)
         if self._batches is not None:
             self._batches.begin_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))
         if epoch > 0:
@@ -335,7 +329,7 @@ class SelfDistillation(keras.Model):
         Args:
             loss: its mean over the epoch.
         """
-        outside, not_finite = (int(count) for count in ops.convert_to_numpy(self._faults))
+        outside = int(ops.convert_to_numpy(self._outside))
         if outside:
             raise ValueError(
                 f"`sample_index` must tell the samples apart. Received: {outside} samples in "
@@ -344,18 +338,12 @@ class SelfDistillation(keras.Model):
                 f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "
                 "num_samples=<size of the training set>)`."
             )
-        if not math.isfinite(loss) and not not_finite and not self._stops_on_nan:
+        if not math.isfinite(loss) and not self._stops_on_nan:
             raise ValueError(
-                f"The loss must be finite. Received: a mean of {loss} in epoch {self.epoch}, from "
-                "finite outputs. Expected: finite labels and sample weights, and a loss that is "
-                "finite for them."
-            )
-        if not_finite and not self._stops_on_nan:
-            raise ValueError(
-                f"The student's outputs must be finite. Received: NaN or infinity for {not_finite}"
-                f" samples in epoch {self.epoch}; they were not stored. Expected: finite inputs "
-                "and a stable learning rate; `keras.callbacks.TerminateOnNaN()` stops at the "
-                "first such batch."
+                f"The loss must be finite. Received: a mean of {loss} in epoch {self.epoch}; "
+                "outputs that were not finite were not stored. Expected: finite inputs, labels and "
+                "sample weights, and a stable learning rate; `keras.callbacks.TerminateOnNaN()` "
+                "stops at the first such batch."
             )
 
     def fit(

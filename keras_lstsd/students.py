@@ -78,6 +78,10 @@ def last_activation(student: Any) -> str | None:
 
 def logits(outputs: Any, from_logits: bool) -> Any:
     """The student's outputs as float32 logits (or log-probabilities) `[batch, classes]`."""
+    # Where TensorFlow tells what went into the last softmax or sigmoid, nothing is rounded away.
+    before = getattr(outputs, "_keras_logits", None)
+    if before is not None and not from_logits:
+        outputs, from_logits = before, True
     # What underflows in float16 is not known to be smaller than its rounding.
     is_half = keras.backend.standardize_dtype(outputs.dtype) == "float16"
     outputs = ops.cast(outputs, "float32")

@@ -112,7 +112,7 @@ class SampleTable(keras.layers.Layer):
 
     def _own_or_nobodys(self, index: Any) -> Any:
         index = row_numbers(index, self.num_samples)
-        return ops.where((index >= 0) & (index < self.num_samples), index, self.num_samples)
+        return ops.where(inside(index, self.num_samples), index, self.num_samples)
 
 
 class ClassTable(keras.layers.Layer):
@@ -227,6 +227,11 @@ def row_numbers(index: Any, num_samples: int) -> Any:
     if dtype in ("int64", "uint64", "uint32"):
         index = ops.clip(index, -1 if dtype == "int64" else 0, num_samples)
     return ops.cast(index, "int32")
+
+
+def inside(index: Any, num_samples: int) -> Any:
+    """Which indices are rows of a table of that size."""
+    return (index >= 0) & (index < num_samples)
 
 
 def _gather(rows: Any, index: Any) -> Any:

@@ -8,7 +8,9 @@
 arrays, for several students, XLA off and on, and steps_per_execution 1 and 32: from the end of an
 epoch's first execution to that of its last. Plain training runs before and after each epoch of a
 method; the ratio is to the mean of both.
-`distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size.
+`distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size;
+`plain` among the methods is plain training of one model more: what its ratio is off 1 is what the
+measurement itself is off.
 
 `compile`: time of the first `fit`, of one batch, of a model that was never trained.
 
@@ -56,8 +58,8 @@ WHAT = flags.DEFINE_enum(
 STUDENT = flags.DEFINE_string("student", "mlp,text_cnn,resnet20", "Comma-separated, or all.")
 METHOD = flags.DEFINE_string(
     "method",
-    "lstsd,temporal_ensembling,dups,mean_teacher,snapshot_distillation,single_teacher_lstsd,"
-    "snapshot_ensemble,distiller",
+    "plain,lstsd,temporal_ensembling,dups,mean_teacher,snapshot_distillation,"
+    "single_teacher_lstsd,snapshot_ensemble,distiller",
     "Methods, comma-separated.",
 )
 XLA = flags.DEFINE_multi_enum(
@@ -234,16 +236,22 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
         keras.backend.clear_session()
         gc.collect()
         x, y = student.data(student.steps)
-        measures = {}
-        for method in ("plain", *methods):
-            model = trainable(
-                student, method, len(x), jit_compile=xla, steps_per_execution=executed
+        options = {"jit_compile": xla, "steps_per_execution": executed}
+        plain, *measures = (
+            partial(
+                step_seconds,
+                trainable(student, method, len(x), **options),
+                x,
+                y,
+                student.batch_size,
             )
-            measures[method] = partial(step_seconds, model, x, y, student.batch_size)
+            for method in ("plain", *methods)
+        )
+        for measure in (plain, *measures):
             for _ in range(3):  # compiles, and fills the teachers
-                measures[method]()
-        plain = measures.pop("plain")
-        ratios, figures = between_plain(measures, plain, ROUNDS.value)
+                measure()
+        candidates = dict(zip(methods, measures, strict=True))
+        ratios, figures = between_plain(candidates, plain, ROUNDS.value)
         yield [
             name,
             "on" if xla else "off",
@@ -264,13 +272,12 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
 def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "plain, s", *methods]
     for name, student, xla in chosen():
-        measures = {
-            method: partial(first_step_seconds, student, method, xla)
-            for method in ("plain", *methods)
+        plain = partial(first_step_seconds, student, "plain", xla)
+        candidates = {
+            method: partial(first_step_seconds, student, method, xla) for method in methods
         }
-        plain = measures.pop("plain")
         plain()
-        ratios, figures = between_plain(measures, plain, ROUNDS.value)
+        ratios, figures = between_plain(candidates, plain, ROUNDS.value)
         yield [
             name,
             "on" if xla else "off",
@@ -290,7 +297,7 @@ def edge(methods: Sequence[str]) -> Iterable[list[str]]:
         return 100 * timed(model, x, y, BATCH_SIZE, epochs=10).seconds
 
     for method in methods:
-        if method == "distiller":
+        if method not in METHODS:
             continue
         model = trainable(student, method, num_samples)
         more = in_turn({"plain": partial(epoch_ms, plain), "it": partial(epoch_ms, model)}, 5)
@@ -462,7 +469,7 @@ MEASUREMENTS = {
 
 def main(argv):
     comparison.check_command(argv)
-    methods = comparison.names("method", METHOD.value, [*METHODS, "distiller"])
+    methods = comparison.names("method", METHOD.value, [*METHODS, "plain", "distiller"])
     path = Path(OUTPUT_DIR.value) / f"{WHAT.value}-{keras.backend.backend()}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 from keras_lstsd import students
+from keras_lstsd.losses import log_softmax
 
 
 def ending(*last):
@@ -72,6 +73,16 @@ def test_all_kinds_of_outputs_become_logits():
     sigmoid = 1 / (1 + np.exp(-unit))
     expected = np.log(np.hstack([1 - sigmoid, sigmoid]))
     np.testing.assert_allclose(students.logits(sigmoid, False), expected, rtol=1e-5)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(("units", "activation"), [(2, "softmax"), (1, "sigmoid")])
+def test_what_went_into_the_last_activation_is_not_rounded_away(units, activation, policy):
+    student = keras.Sequential([keras.Input((1,)), layers.Dense(units, activation, dtype=policy)])
+    student.set_weights([np.array([[0.0, 300.0]])[:, -units:], np.zeros(units)])
+    log_probs = log_softmax(students.logits(student(np.array([[1.0], [-1.0]])), False))
+    np.testing.assert_allclose(log_probs, [[-300, 0], [0, -300]], atol=1e-4)
 
 
 def test_probabilities_of_zero_have_finite_logits():

@@ -1,6 +1,5 @@
 """Long Short-Term Sample Distillation (Jiang et al., AAAI 2020)."""
 
-from functools import reduce
 from typing import Any
 
 import keras
@@ -105,16 +104,15 @@ class LSTSD(SelfDistillation):
             return nothing
         # Both teachers in one tensor [batch, teachers, classes]: half as many operations. Of two
         # terms TensorFlow's rewriting of graphs makes sums that each process rounds otherwise.
-        teachers, known = zip(*asked.values(), strict=True)
-        known = [ops.cast(one, "float32") for one in known]
-        divergence = kl_divergence(
-            batch.logits[:, None], ops.stack(teachers, axis=1), self.temperature, self.kl
-        )
-        divergence = divergence * ops.stack(known, axis=1)
-        for number, name in enumerate(asked):
-            batch.logs[f"{name}_loss"] = divergence[:, number]
-        batch.logs["teacher_coverage"] = reduce(ops.maximum, known)
-        return ops.matmul(divergence, [float(weights[name]) for name in asked])
+        teachers, known = (ops.stack(part, axis=1) for part in zip(*asked.values(), strict=True))
+        batch.logs["teacher_coverage"] = ops.any(known, axis=1)
+        student = ops.stack([batch.logits] * len(asked), axis=1)
+        divergence = kl_divergence(student, teachers, self.temperature, self.kl)
+        divergence = divergence * ops.cast(known, "float32")
+        for name, one in zip(asked, ops.unstack(divergence, len(asked), axis=1), strict=True):
+            batch.logs[f"{name}_loss"] = one
+        factors = [float(weights[name]) for name in asked]
+        return ops.sum(ops.multiply(divergence, factors), axis=1)
 
     def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:
         """A teacher's logits `[batch, classes]`, and for which samples it has any `[batch]`."""

@@ -164,9 +164,8 @@ class ClassTable(keras.layers.Layer):
         if len(labels.shape) == 1:
             # On JAX a loss may take labels outside, such as -1, for none.
             labels = ops.convert_to_tensor(labels)
-            exist = (labels >= 0) & (labels < self.num_classes)
-            rows = ops.take(self.rows, ops.where(exist, labels, 0), axis=0)
-            rows = ops.stop_gradient(rows)
+            exist = inside(labels, self.num_classes)
+            rows = ops.stop_gradient(_gather(self.rows, ops.where(exist, labels, 0)))
             return rows, exist & (rows[:, 0] <= 0)
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
         return mixed(labels, rows, rows[:, 0] <= 0)

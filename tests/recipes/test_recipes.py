@@ -1,5 +1,6 @@
 """Each recipe as a person starts it, in its smallest form."""
 
+import itertools
 import json
 import os
 import signal
@@ -83,10 +84,16 @@ def student_in(folder):
     return sorted(checkpoint.get_tensor(name).tobytes() for name in names)
 
 
-@pytest.mark.parametrize("method", METHODS if os.environ.get("KERAS_LSTSD_KILLS") else ["lstsd"])
-def test_glue_with_bert_goes_on_after_a_kill_with_the_same_bits(tmp_path, glue_folder, method):
+ALL_KILLS = list(itertools.product(METHODS, ("nojit_compile", "jit_compile")))
+
+
+@pytest.mark.parametrize(
+    ("method", "xla"),
+    ALL_KILLS if os.environ.get("KERAS_LSTSD_KILLS") else [("lstsd", "nojit_compile")],
+)
+def test_glue_with_bert_goes_on_after_a_kill_with_the_same_bits(tmp_path, glue_folder, method, xla):
     """And writes what it was asked for: predictions for GLUE's server, students for serving."""
-    flags = ("--network=bert", "--sequence_length=32", "--submit", "--export")
+    flags = ("--network=bert", "--sequence_length=32", "--submit", "--export", f"--{xla}")
     flags += (f"--data_dir={glue_folder}", f"--method={method}", "--seeds=1", "--epochs=9")
     through, resumed = tmp_path / "through", tmp_path / "resumed"
     result = start("glue", *flags, f"--output_dir={through}")

@@ -8,7 +8,7 @@ class RotateTeachers(keras.callbacks.Callback):
 
     At the beginning of an epoch it calls `model.begin_epoch()`, which makes what the last epoch
     (and, at its edges, the last mini-generation) recorded the teacher of the next one; at the end
-    `model.end_epoch()`, which reports bad input. `fit` adds it when it is not among the
+    `model.end_epoch(loss)`, which reports bad input. `fit` adds it when it is not among the
     callbacks; name it yourself in a `keras.callbacks.CallbackList` of your own.
 
     Raises:

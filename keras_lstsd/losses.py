@@ -49,7 +49,7 @@ def kl_divergence(
 
     Args:
         student_logits: `[batch, classes]`, logits or log-probabilities.
-        teacher_logits: `[batch, classes]`, logits or log-probabilities.
+        teacher_logits: `[batch, classes]`, logits or log-probabilities, of the same shape.
         temperature: T > 0, for both sides.
         direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
         student_temperature: another T for the student alone; the asymmetric distillation of
@@ -59,13 +59,22 @@ def kl_divergence(
         float32 tensor `[batch]`, in nats.
 
     Raises:
-        ValueError: for an unknown direction.
+        ValueError: for an unknown direction, for two shapes.
 
     Example:
         >>> keras_lstsd.losses.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]])   # [0.328]
     """
     student = _scaled(student_logits, student_temperature or temperature)
     teacher = _scaled(teacher_logits, temperature)
+    shapes = tuple(student.shape), tuple(teacher.shape)
+    if len(shapes[0]) != len(shapes[1]) or any(
+        None not in n and n[0] != n[1] for n in zip(*shapes, strict=True)
+    ):
+        raise ValueError(
+            "Student and teacher say something of the same samples and classes. "
+            f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: one shape; write "
+            "`ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
+        )
     if direction == "reverse":
         return _kl(student, teacher)
     if direction == "forward":
@@ -93,9 +102,8 @@ def _kl(z_p: Any, z_q: Any) -> Any:
     p, difference = ops.exp(log_p), log_p - log_q
     value = ops.sum(p * difference, axis=-1)
 
-    def gradient(*args: Any, upstream: Any = None) -> tuple[Any, Any]:
-        # TensorFlow and JAX give it by place.
-        upstream = (args[0] if upstream is None else upstream)[..., None]
+    def gradient(upstream: Any) -> tuple[Any, Any]:
+        upstream = upstream[..., None]
         return upstream * p * (difference - value[..., None]), upstream * (ops.exp(log_q) - p)
 
     return value, gradient

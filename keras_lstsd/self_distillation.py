@@ -88,7 +88,8 @@ class SelfDistillation(keras.Model):
     Raises:
         ValueError: for a student, a size or a weight that cannot work; from `fit`, for data
             without an index, and at the end of an epoch in which an index lay outside
-            `[0, num_samples)` or the loss was not finite (such samples are never stored).
+            `[0, num_samples)`, or the loss or a weight was not finite (what has such an index, or
+            such outputs, is never stored).
 
     Example:
         >>> model = keras_lstsd.SelfDistillation(student, num_samples=len(x_train))
@@ -179,7 +180,8 @@ class SelfDistillation(keras.Model):
 
     def logits_of(self, outputs: Any) -> Any:
         """Outputs of the student, or of a copy of it, as float32 logits `[batch, classes]`."""
-        return students.logits(outputs, self.from_logits)
+        activation = None if self.from_logits else students.last_activation(self.student)
+        return students.logits(outputs, self.from_logits, activation)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.student(self.inputs_of(inputs), training=training)
@@ -323,11 +325,14 @@ class SelfDistillation(keras.Model):
             if epoch % self.mini_generation_epochs == 0:
                 self.on_generation_edge(epoch // self.mini_generation_epochs)
 
-    def end_epoch(self, loss: float = 0.0) -> None:
+    def end_epoch(self, loss: float) -> None:
         """Reports the bad input of the epoch, which in-graph assertions cannot under XLA.
 
         Args:
             loss: its mean over the epoch.
+
+        Raises:
+            ValueError: for an index outside the table; for a loss or a weight that is not finite.
         """
         outside = int(ops.convert_to_numpy(self._outside))
         if outside:
@@ -338,12 +343,18 @@ class SelfDistillation(keras.Model):
                 f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "
                 "num_samples=<size of the training set>)`."
             )
-        if not math.isfinite(loss) and not self._stops_on_nan:
+        if self._stops_on_nan:
+            return
+        # A sample that the loss passes over, or the last update, breaks the weights alone.
+        values = {weight.path: ops.convert_to_numpy(weight) for weight in self.student.weights}
+        broken = [path for path, value in values.items() if not np.isfinite(value).all()]
+        if not math.isfinite(loss) or broken:
             raise ValueError(
-                f"The loss must be finite. Received: a mean of {loss} in epoch {self.epoch}; "
-                "outputs that were not finite were not stored. Expected: finite inputs, labels and "
-                "sample weights, and a stable learning rate; `keras.callbacks.TerminateOnNaN()` "
-                "stops at the first such batch."
+                f"Loss and weights must be finite. Received: a mean loss of {loss} in epoch "
+                f"{self.epoch}, NaN or infinity in the weights {broken}; outputs that were not "
+                "finite were not stored. Expected: finite inputs, labels and sample weights, and a "
+                "stable learning rate; `keras.callbacks.TerminateOnNaN()` stops at the first such "
+                "batch."
             )
 
     def fit(

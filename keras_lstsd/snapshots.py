@@ -79,7 +79,11 @@ class Snapshot(keras.layers.Layer):
             for variable in student.variables
         ]
         with keras.StatelessScope(state_mapping=mapping):
-            return ops.stop_gradient(student(inputs, training=False))
+            return student(inputs, training=False)
+
+    def logits(self, model: Any, inputs: Any) -> Any:
+        """What the copies say of the inputs of a method's student: logits `[batch, classes]`."""
+        return ops.stop_gradient(model.logits_of(self.outputs(model.student, inputs)))
 
     @contextmanager
     def lent_to(self, student: keras.Model) -> Iterator[None]:

@@ -76,12 +76,14 @@ def last_activation(student: Any) -> str | None:
     return activation
 
 
-def logits(outputs: Any, from_logits: bool) -> Any:
-    """The student's outputs as float32 logits (or log-probabilities) `[batch, classes]`."""
-    # Where TensorFlow tells what went into the last softmax or sigmoid, nothing is rounded away.
-    before = getattr(outputs, "_keras_logits", None)
-    if before is not None and not from_logits:
-        outputs, from_logits = before, True
+def logits(outputs: Any, from_logits: bool, activation: str | None = None) -> Any:
+    """The student's outputs as float32 logits (or log-probabilities) `[batch, classes]`.
+
+    What went into the last activation, where Keras still has it, was not rounded yet.
+    """
+    exact = activation == "softmax" or (activation == "sigmoid" and outputs.shape[-1] == 1)
+    if exact and hasattr(outputs, "_keras_logits"):
+        outputs, from_logits = outputs._keras_logits, True
     # What underflows in float16 is not known to be smaller than its rounding.
     is_half = keras.backend.standardize_dtype(outputs.dtype) == "float16"
     outputs = ops.cast(outputs, "float32")

@@ -232,22 +232,18 @@ ABOVE_FLOOR = (0.0, 1.0, -1.0, 15.0, -80.0, 80.0, 1e4, -1e4)
     teacher=logits(ABOVE_FLOOR),
     temperature=st.sampled_from((1.0, 2.0)),
     direction=st.sampled_from(("reverse", "forward")),
-    swapped=st.booleans(),
 )
 def test_gradients_of_divergences_are_right_at_large_logits(
-    student, teacher, temperature, direction, swapped
+    student, teacher, temperature, direction
 ):
-    fixed = teacher.astype("float32")
-
-    def divergence(z):
-        if swapped:  # The same value, its gradient by the other argument.
-            other = {"reverse": "forward", "forward": "reverse"}[direction]
-            return kl_divergence(fixed, z, temperature, other)
-        return kl_divergence(z, fixed, temperature, direction)
-
-    found = gradient(divergence, student.astype("float32"))
+    factors = np.array([1.0, 0.0, -2.0, 0.5], "float32")
+    found = gradient(
+        lambda z: factors * kl_divergence(z, teacher.astype("float32"), temperature, direction),
+        student.astype("float32"),
+    )
     row = oracles.log_softmax(teacher / temperature)
     _, expected = oracles.kl(student, row, temperature, direction)
+    expected = expected * factors[:, None]
     # Logarithms of up to 2e4 cancel in float32.
     lost = np.maximum(np.abs(row), np.abs(oracles.log_softmax(student))).max(-1, keepdims=True)
     assert (np.abs(found - expected) <= 1e-6 * lost + 1e-5).all()
@@ -714,7 +710,7 @@ def test_samples_with_bad_indices_or_inputs_are_told_and_not_stored(data, dtype,
     outside = sum(not 0 <= i < SAMPLES for i in drawn)
     told = f"Received: {outside} samples.*Expected"
     if not outside:
-        told = "The loss must be finite.*Received: .*Expected"
+        told = "Loss and weights must be finite.*Received: .*Expected"
 
     def train():
         model.fit(Batches(batch_of(x, y, index)), shuffle=False, verbose=0)
@@ -760,7 +756,7 @@ def test_float16_overflow_is_told_stored_nowhere_and_moves_no_weight(data, big):
     # All positive, so that 6e4 overflows wherever it stands.
     model.student.set_weights([1.5 + np.eye(FEATURES, CLASSES), np.zeros(CLASSES)])
     before = model.student.get_weights()
-    with pytest.raises(ValueError, match="The loss must be finite.*Received: .*Expected"):
+    with pytest.raises(ValueError, match="Loss and weights must be finite.*Received: .*Expected"):
         model.fit(Batches(batch_of(x, y, np.arange(SAMPLES))), shuffle=False, verbose=0)
     assert_weights(model, *before, atol=0)
     with np.errstate(over="ignore"):

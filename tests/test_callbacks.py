@@ -71,7 +71,7 @@ def test_bad_input_is_told_before_an_epoch_is_backed_up(tmp_path):
     """Wherever the callback stands in the list."""
     model = noting()
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    with pytest.raises(ValueError, match="loss must be finite"):
+    with pytest.raises(ValueError, match="Loss and weights must be finite"):
         model.fit(X * np.nan, Y, epochs=2, verbose=0, callbacks=[backup, RotateTeachers()])
     assert list((tmp_path / "backup").iterdir()) == []
 

@@ -63,3 +63,8 @@ def test_float16_logits_are_computed_in_float32():
 def test_an_unknown_direction_is_refused():
     with pytest.raises(ValueError, match=r"'sideways'.*Expected: 'reverse'"):
         kl_divergence(LOGITS[0], LOGITS[1], 1.0, "sideways")
+
+
+def test_two_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(5, 4\) and \(1, 4\).*broadcast_to"):
+        kl_divergence(LOGITS[0], LOGITS[1][:1])

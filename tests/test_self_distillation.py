@@ -333,10 +333,19 @@ def test_nan_is_told_and_never_stored(jit_compile):
     model.fit(X, Y, epochs=2, verbose=0)
     x = X.copy()
     x[3] = np.nan
-    with pytest.raises(ValueError, match="loss must be finite.*nan in epoch 2"):
+    with pytest.raises(ValueError, match="Loss and weights must be finite.*nan in epoch 2"):
         model.fit(x, Y, batch_size=SAMPLES, verbose=0)
     for table in (model.pending, model.short_term, model.long_term):
         assert np.isfinite(table.numpy()[0]).all()
+
+
+def test_weights_that_the_last_step_broke_are_told_before_they_are_saved(tmp_path):
+    model = lstsd()
+    model.compile(keras.optimizers.SGD(1e38), "sparse_categorical_crossentropy")
+    backup = keras.callbacks.BackupAndRestore(tmp_path)
+    with pytest.raises(ValueError, match=r"a mean loss of \d.*in the weights \['.*kernel"):
+        model.fit(X * 100, Y, batch_size=SAMPLES, verbose=0, callbacks=[backup])
+    assert not list(tmp_path.iterdir())
 
 
 def test_terminate_on_nan_stops_without_another_error():
@@ -400,7 +409,7 @@ def test_nan_is_told_also_when_something_else_stops_the_training():
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = True
 
-    with pytest.raises(ValueError, match="loss must be finite"):
+    with pytest.raises(ValueError, match="Loss and weights must be finite"):
         compiled(lstsd()).fit(np.full_like(X, np.nan), Y, verbose=0, callbacks=[Stop()])
 
 

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_lstsd import MeanTeacher
+from keras_lstsd.losses import kl_divergence
 from keras_lstsd.snapshots import Snapshot
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
@@ -31,6 +33,17 @@ def test_a_snapshot_answers_as_the_student_did():
     outputs = keras.ops.convert_to_numpy(snapshot.outputs(network, X))
     np.testing.assert_allclose(outputs, before, atol=1e-5)
     assert np.abs(network.predict(X, verbose=0) - before).max() > 0.1
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(("units", "activation"), [(2, "softmax"), (1, "sigmoid"), (3, None)])
+def test_a_student_does_not_differ_from_a_copy_of_its_weights(units, activation, policy):
+    """However sure it is: both are read in the same way."""
+    network = keras.Sequential([keras.Input((3,)), layers.Dense(units, activation, dtype=policy)])
+    network.set_weights([np.full((3, units), 30.0) * np.arange(1, units + 1), np.zeros(units)])
+    model = MeanTeacher(network, len(X))
+    student, teacher = model.logits_of(network(X)), model.average.logits(model, X)
+    np.testing.assert_array_equal(kl_divergence(student, teacher, 2.0), np.zeros(len(X)))
 
 
 def test_asking_it_changes_no_weight_statistic_or_seed():

@@ -81,8 +81,16 @@ def test_all_kinds_of_outputs_become_logits():
 def test_what_went_into_the_last_activation_is_not_rounded_away(units, activation, policy):
     student = keras.Sequential([keras.Input((1,)), layers.Dense(units, activation, dtype=policy)])
     student.set_weights([np.array([[0.0, 300.0]])[:, -units:], np.zeros(units)])
-    log_probs = log_softmax(students.logits(student(np.array([[1.0], [-1.0]])), False))
+    outputs = student(np.array([[1.0], [-1.0]]))
+    log_probs = log_softmax(students.logits(outputs, False, activation))
     np.testing.assert_allclose(log_probs, [[-300, 0], [0, -300]], atol=1e-4)
+
+
+def test_several_sigmoid_units_are_the_probabilities_that_they_say():
+    x = np.array([[3.0, -1.0, 4.0]], "float32")
+    outputs = keras.activations.sigmoid(keras.ops.convert_to_tensor(x))
+    found = students.logits(outputs, False, "sigmoid")
+    np.testing.assert_allclose(found, -np.log1p(np.exp(-x)), rtol=1e-5)
 
 
 def test_probabilities_of_zero_have_finite_logits():

@@ -100,7 +100,7 @@ class MeanTeacher(SelfDistillation):
 
     def distillation_loss(self, batch: Batch) -> Any:
         """weight ramp KL[p || q], q of the averaged network."""
-        teacher = self.logits_of(self.average.outputs(self.student, batch.inputs))
+        teacher = self.average.logits(self, batch.inputs)
         if self.divergence == "kl":
             values = kl_divergence(batch.logits, teacher, self.temperature, self.kl)
         else:

@@ -67,7 +67,7 @@ class SingleTeacherLSTSD(LSTSD):
         self.long_term = Snapshot(self.student, name="long_term")
 
     def ask(self, memory: Snapshot, batch: Batch) -> tuple[Any, Any]:
-        logits = self.logits_of(memory.outputs(self.student, batch.inputs))
+        logits = memory.logits(self, batch.inputs)
         return logits, ops.broadcast_to(memory.known, ops.shape(batch.sample_index))
 
     def remember(self, batch: Batch) -> None:

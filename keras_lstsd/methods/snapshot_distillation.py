@@ -88,7 +88,7 @@ class SnapshotDistillation(SelfDistillation):
         """teacher_weight KL[softmax(z_teacher / T) || p]."""
         known = ops.broadcast_to(self.snapshot.known, ops.shape(batch.sample_index))
         batch.logs["teacher_coverage"] = known
-        teacher = self.logits_of(self.snapshot.outputs(self.student, batch.inputs))
+        teacher = self.snapshot.logits(self, batch.inputs)
         divergence = kl_divergence(
             batch.logits, teacher, self.temperature, "forward", student_temperature=1.0
         )

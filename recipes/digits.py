@@ -7,7 +7,7 @@ measures its accuracy on 897 clean ones after the last epoch, with no test image
 Every method sees the same wrong labels, first weights and batches for a seed.
 
 On 2 CPU cores, 5 seeds: 1.1 minutes (7 with --method=all). Plain training 71.71 +- 2.24 %, LSTSD
-80.87 +- 2.57 %, paired difference +9.16 +- 1.36 (standard error). All methods: see BUILD.md.
+80.94 +- 2.50 %, paired difference +9.23 +- 1.32 (standard error). All methods: see BUILD.md.
 """
 
 from functools import partial

@@ -46,7 +46,7 @@ def ends_in_logits(student: keras.Model) -> bool:
     activation = last_activation(student)
     if activation == "linear":
         return True
-    if activation == "softmax" or (activation == "sigmoid" and student.output_shape[-1] == 1):
+    if activation and _is_distribution(activation, student.output_shape[-1]):
         return False
     raise ValueError(
         "Whether the student puts out logits or probabilities cannot be told from its last layer. "
@@ -76,13 +76,17 @@ def last_activation(student: Any) -> str | None:
     return activation
 
 
+def _is_distribution(activation: str | None, units: int) -> bool:
+    """Whether such a last activation gives probabilities of classes that sum to 1."""
+    return activation == "softmax" or (activation == "sigmoid" and units == 1)
+
+
 def logits(outputs: Any, from_logits: bool, activation: str | None = None) -> Any:
     """The student's outputs as float32 logits (or log-probabilities) `[batch, classes]`.
 
     What went into the last activation, where Keras still has it, was not rounded yet.
     """
-    exact = activation == "softmax" or (activation == "sigmoid" and outputs.shape[-1] == 1)
-    if exact and hasattr(outputs, "_keras_logits"):
+    if _is_distribution(activation, outputs.shape[-1]) and hasattr(outputs, "_keras_logits"):
         outputs, from_logits = outputs._keras_logits, True
     # What underflows in float16 is not known to be smaller than its rounding.
     is_half = keras.backend.standardize_dtype(outputs.dtype) == "float16"

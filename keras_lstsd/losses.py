@@ -36,6 +36,7 @@ def kl_divergence(
     temperature: float = 1.0,
     direction: str = "reverse",
     student_temperature: float | None = None,
+    known: Any = None,
 ) -> Any:
     """Kullback-Leibler divergence between a student and a teacher, per sample.
 
@@ -54,6 +55,7 @@ def kl_divergence(
         direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
         student_temperature: another T for the student alone; the asymmetric distillation of
             Yang et al. 2019 softens the teacher and leaves the student at 1.
+        known: None, or bool `[batch]`: 0 where it is False, as of a sample without a teacher.
 
     Returns:
         float32 tensor `[batch]`, in nats.
@@ -75,10 +77,11 @@ def kl_divergence(
             f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: one shape; write "
             "`ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
         )
+    weight = 1.0 if known is None else ops.cast(known, "float32")
     if direction == "reverse":
-        return _kl(student, teacher)
+        return _kl(student, teacher, weight)
     if direction == "forward":
-        return _kl(teacher, student)
+        return _kl(teacher, student, weight)
     raise ValueError(
         "`direction` names the side whose probabilities weigh the KL divergence. "
         f"Received: {direction!r}. Expected: 'reverse' (KL[student || teacher]) or 'forward' "
@@ -92,18 +95,20 @@ def _scaled(logits: Any, temperature: float) -> Any:
 
 
 @ops.custom_gradient
-def _kl(z_p: Any, z_q: Any) -> Any:
-    """`KL[p || q]` of logits of one shape.
+def _kl(z_p: Any, z_q: Any, weight: Any) -> Any:
+    """`weight KL[p || q]` of logits of one shape.
 
     Its gradient, `p (ln p - ln q - KL)` by z_p and `q - p` by z_q, is written out: that of the
     parts takes three times as many operations.
     """
     log_p, log_q = log_softmax(z_p), log_softmax(z_q)
     p, difference = ops.exp(log_p), log_p - log_q
-    value = ops.sum(p * difference, axis=-1)
+    value = ops.sum(p * difference, axis=-1, keepdims=True)
 
-    def gradient(upstream: Any) -> tuple[Any, Any]:
-        upstream = upstream[..., None]
-        return upstream * p * (difference - value[..., None]), upstream * (ops.exp(log_q) - p)
+    def gradient(upstream: Any) -> tuple[Any, Any, Any]:
+        share = ops.expand_dims(upstream * weight, -1)
+        by_weight = upstream * ops.squeeze(value, -1)
+        by_p = share * p * (difference - value)
+        return by_p, share * (ops.exp(log_q) - p), by_weight
 
-    return value, gradient
+    return ops.squeeze(value, -1) * weight, gradient

@@ -299,8 +299,6 @@ class SelfDistillation(keras.Model):
                 "`sample_index` to be as long as the batch; call `with_sample_index` on single "
                 "samples, then `batch`."
             )
-        # One index would be taken for all samples where the sizes are not known before.
-        index = ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
         if sample_weight is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         log_probs, mixing = log_softmax(logits), x.get("mixing")
@@ -737,11 +735,9 @@ class _Means(keras.metrics.Metric):
         self.sums.assign_add(ops.sum(ops.stack(columns, axis=-1), axis=0))
 
     def result(self) -> dict:
-        *sums, count = ops.unstack(ops.convert_to_tensor(self.sums), len(self.names) + 1)
-        return {
-            name: ops.divide_no_nan(total, count)
-            for name, total in zip(self.names, sums, strict=True)
-        }
+        sums = ops.convert_to_tensor(self.sums)
+        means = ops.unstack(ops.divide_no_nan(sums, sums[-1]), len(self.names) + 1)
+        return dict(zip(self.names, means, strict=False))
 
 
 def _mean(values: Any) -> Any:

@@ -67,7 +67,7 @@ class SampleTable(keras.layers.Layer):
         return rows, rows[:, 0] <= 0
 
     def write(self, index: Any, log_probs: Any) -> None:
-        """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one stays.
+        """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one counts.
 
         On several replicas each writes the rows of all, so that every copy of the table is whole.
 
@@ -82,16 +82,15 @@ class SampleTable(keras.layers.Layer):
                 f"A row of the table holds {expected[1]} classes. Received: rows of shape {rows} "
                 f"for {count} indices. Expected: a row of shape ({expected[1]},) for each index."
             )
-        log_probs = ops.stop_gradient(log_probs)
-        storable = ops.all(ops.isfinite(log_probs), axis=-1)
-        index = ops.where(storable, index, self.num_samples)
-        index, log_probs = _from_all_replicas(index, log_probs)
-        order = ops.arange(ops.shape(index)[0], dtype="int32")
-        last = ops.segment_max(order, index, num_segments=self.num_samples + 1)
-        repeated_later = _gather(last, index) != order
-        index = ops.where(repeated_later, self.num_samples, index)
-        rows = ops.clip(log_probs, LOG_FLOOR, 0.0)
-        _scatter(self.rows, index, ops.cast(rows, self.rows.dtype))
+        index, log_probs = _from_all_replicas(index, ops.stop_gradient(log_probs))
+        # Sorted by row, as what it takes does not grow with the table: of equal indices the one
+        # that came last stands last. Fewer indices than rows are an error of `top_k`.
+        index, order = ops.top_k(index, ops.shape(log_probs)[0])
+        log_probs = _gather(log_probs, order)
+        is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
+        storable = is_last & ops.all(ops.isfinite(log_probs), axis=-1)
+        rows = ops.cast(ops.clip(log_probs, LOG_FLOOR, 0.0), self.rows.dtype)
+        _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
         # Nobody's row stays unwritten: cheaper so than to choose among rows before.
         nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
         _scatter(self.rows, ops.convert_to_tensor([self.num_samples], "int32"), nobodys)

@@ -62,6 +62,11 @@ def numpy(*tensors):
     return arrays if len(arrays) > 1 else arrays[0]
 
 
+def last_of(index):
+    """Where each index stands last, by index: there its row counts, finite or not."""
+    return {i: place for place, i in enumerate(np.asarray(index).tolist())}
+
+
 # === Tables, against a dict of rows ===
 
 ENTRIES = (0.0, -0.25, -3.0, -1e-30, 1e-6, -59999.0, -7e4, -3e38, -np.inf, np.inf, np.nan)
@@ -94,7 +99,8 @@ def test_a_table_holds_what_a_dict_would(data, samples, half):
     table, expected = SampleTable(samples, classes, dtype), {}
     for index, rows in data.draw(writes(samples, classes)):
         table.write(index, rows)
-        for i, row in zip(index.tolist(), rows, strict=True):
+        for i, last in last_of(index).items():
+            row = rows[last]
             if 0 <= i < samples and np.isfinite(row).all():
                 expected[i] = np.clip(row, LOG_FLOOR, 0).astype(dtype)
     rows, known = table.numpy()
@@ -449,7 +455,7 @@ def test_an_index_is_taken_or_counted_as_outside(dtype, data, size):
     assert numpy(model._outside) == np.sum(~inside)
     finite = np.isfinite(floored(outputs.astype("float64"))).all(axis=-1)
     stored = np.isfinite(rows_of(model.pending)).all(axis=-1)
-    expected = np.isin(np.arange(SAMPLES), index[inside & finite])
+    expected = [bool(finite[last_of(index).get(i, [])].any()) for i in range(SAMPLES)]
     np.testing.assert_array_equal(stored, expected)
 
 
@@ -703,7 +709,7 @@ def test_samples_with_bad_indices_or_inputs_are_told_and_not_stored(data, dtype,
     kernel, bias = model.student.get_weights()
     expected = np.full((SAMPLES, CLASSES), np.nan)
     rows = oracles.log_softmax(x.astype("f8") @ kernel + bias)
-    for row, i in enumerate(drawn):
+    for i, row in last_of(drawn).items():
         if 0 <= i < SAMPLES and row not in bad_rows:
             expected[i] = rows[row]
     x[bad_rows, 1] = data.draw(st.sampled_from((np.nan, np.inf, -np.inf)))
@@ -895,7 +901,7 @@ def test_fewer_indices_than_samples_are_refused():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["lstsd", "temporal_ensembling"])  # Those with tables.
 def test_one_index_is_not_taken_for_all_where_sizes_are_not_known_before(name):
     import tensorflow as tf
 

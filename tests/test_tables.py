@@ -27,6 +27,12 @@ def test_of_equal_indices_the_last_row_stays():
     np.testing.assert_allclose(log_probs[1:], rows([0.7, 0.3], [0.5, 0.5]))
 
 
+def test_of_equal_indices_the_last_row_counts_finite_or_not():
+    table = SampleTable(3, 2)
+    table.write(np.array([1, 2, 1]), rows([0.1, 0.9], [0.5, 0.5], [np.nan, 0.3]))
+    np.testing.assert_array_equal(table.numpy()[1], [False, False, True])
+
+
 @pytest.mark.parametrize("bad", [-1, 3, 99, -99])
 def test_an_index_outside_touches_nobody_and_knows_nothing(bad):
     table = SampleTable(3, 2)

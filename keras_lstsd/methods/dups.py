@@ -99,10 +99,9 @@ class DUPS(SelfDistillation):
         """teacher_weight KL[q_c || p_T]; q_c is softened already."""
         teacher, known = self.class_table.read(self.labels(batch))
         batch.logs["teacher_coverage"] = known
-        divergence = kl_divergence(
-            batch.logits, teacher, 1.0, "forward", student_temperature=self.temperature
+        return self.teacher_weight * kl_divergence(
+            batch.logits, teacher, 1.0, "forward", student_temperature=self.temperature, known=known
         )
-        return self.teacher_weight * ops.where(known, divergence, 0.0)
 
     def remember(self, batch: Batch) -> None:
         softened = ops.exp(log_softmax(batch.logits, self.temperature))

@@ -107,12 +107,10 @@ class LSTSD(SelfDistillation):
         teachers, known = (ops.stack(part, axis=1) for part in zip(*asked.values(), strict=True))
         batch.logs["teacher_coverage"] = ops.any(known, axis=1)
         student = ops.stack([batch.logits] * len(asked), axis=1)
-        divergence = kl_divergence(student, teachers, self.temperature, self.kl)
-        divergence = divergence * ops.cast(known, "float32")
-        for name, one in zip(asked, ops.unstack(divergence, len(asked), axis=1), strict=True):
-            batch.logs[f"{name}_loss"] = one
-        factors = [float(weights[name]) for name in asked]
-        return ops.sum(ops.multiply(divergence, factors), axis=1)
+        divergence = kl_divergence(student, teachers, self.temperature, self.kl, known=known)
+        terms = dict(zip(asked, ops.unstack(divergence, len(asked), axis=1), strict=True))
+        batch.logs.update({f"{name}_loss": term for name, term in terms.items()})
+        return sum(weights[name] * term for name, term in terms.items())
 
     def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:
         """A teacher's logits `[batch, classes]`, and for which samples it has any `[batch]`."""

@@ -89,10 +89,9 @@ class SnapshotDistillation(SelfDistillation):
         known = ops.broadcast_to(self.snapshot.known, ops.shape(batch.sample_index))
         batch.logs["teacher_coverage"] = known
         teacher = self.snapshot.logits(self, batch.inputs)
-        divergence = kl_divergence(
-            batch.logits, teacher, self.temperature, "forward", student_temperature=1.0
+        return self.teacher_weight * kl_divergence(
+            batch.logits, teacher, self.temperature, "forward", student_temperature=1.0, known=known
         )
-        return self.teacher_weight * ops.where(known, divergence, 0.0)
 
     def on_generation_edge(self, generation: int) -> None:
         self.snapshot.take(self.student)

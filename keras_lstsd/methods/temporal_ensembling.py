@@ -94,8 +94,9 @@ class TemporalEnsembling(SelfDistillation):
             return batch.logs["teacher_coverage"]
         teacher, known = batch.read(self.ensemble)
         batch.logs["teacher_coverage"] = known
-        divergence = kl_divergence(batch.logits, teacher, self.temperature, self.kl)
-        return self.weight * ops.where(known, divergence, 0.0)
+        return self.weight * kl_divergence(
+            batch.logits, teacher, self.temperature, self.kl, known=known
+        )
 
     def remember(self, batch: Batch) -> None:
         self.pending.write(batch.sample_index, batch.log_probs)

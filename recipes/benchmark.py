@@ -5,9 +5,9 @@
     python -m recipes.benchmark --what=pipeline
 
 `step`: time of a training step of each method over that of plain `keras.Model.fit` on the same
-arrays, for several students, XLA off and on, and steps_per_execution 1 and 32: from the end of an
-epoch's first execution to that of its last. Plain training runs before and after each epoch of a
-method; the ratio is to the mean of both.
+arrays, for several students, XLA off and on, and steps_per_execution 1 and 32. All trainings are
+alive at once and go on in turn, a few steps each, edges of epochs not timed. Plain training goes
+before and after each method; the ratio is to the mean of both.
 `distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size;
 `plain` among the methods is plain training of one model more: what its ratio is off 1 is what the
 measurement itself is off.
@@ -35,6 +35,7 @@ import math
 import multiprocessing
 import resource
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ class Student:
     classes: int
     batch_size: int
     steps: int
-    """Of an epoch: long enough to be measured."""
+    """Of an epoch."""
+    turn: int
+    """Steps timed as one: long enough to be measured, too short for the machine to change."""
     words: int | None = None
     """Inputs are numbers of words, below this one."""
 
@@ -120,21 +123,26 @@ class Student:
 
 
 STUDENTS = {
-    "mlp": Student(mlp, (784,), 10, 128, steps=160),
+    "mlp": Student(mlp, (784,), 10, 128, steps=160, turn=16),
     "text_cnn": Student(
         partial(text_cnn, 10_000, num_classes=2, length=80, embedding_dim=32, filters=100),
         (80,),
         2,
         32,
         steps=96,
+        turn=8,
         words=10_000,
     ),
-    "resnet20": Student(partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=5),
-    "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, words=30_000),
+    "resnet20": Student(
+        partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=5, turn=1
+    ),
+    "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, turn=1, words=30_000),
 }
 
 
-def trainable(student: Student, method: str, num_samples: int, **options: Any) -> keras.Model:
+def trainable(
+    student: Student, method: str, num_samples: int, xla: bool | str = "auto", **options: Any
+) -> keras.Model:
     """A compiled model that trains the student; `plain` is the student itself."""
     model = student.build()
     loss = keras.losses.CategoricalCrossentropy(from_logits=students.ends_in_logits(model))
@@ -150,39 +158,72 @@ def trainable(student: Student, method: str, num_samples: int, **options: Any) -
         cyclic = "mini_generation_epochs" in inspect.signature(entry.cls).parameters
         length = {"mini_generation_epochs": 2} if cyclic else {}
         model = entry.cls(model, num_samples=num_samples, **entry.arguments | length)
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"], **options)
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=xla, **options)
     return model
 
 
-class Timer(keras.callbacks.Callback):
-    """Seconds of training without what `fit` prepares, and of a step between its edges."""
+def fit_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, **fit: Any) -> float:
+    """Seconds of training, without what `fit` prepares."""
+    times = []
 
-    def on_train_begin(self, logs=None):
-        self.begun = time.perf_counter()
-        self.first = None
+    def note(logs):
+        times.append(time.perf_counter())
+
+    ends = keras.callbacks.LambdaCallback(on_train_begin=note, on_train_end=note)
+    model.fit(x, y, verbose=0, callbacks=[ends], **fit)
+    return times[1] - times[0]
+
+
+class Turns(keras.callbacks.Callback):
+    """A `fit` without end, in a thread of its own, that goes on for a few steps when it is called.
+
+    So trainings are compared within a tenth of a second of each other; between whole epochs in
+    turn the machine changes by more than what is measured. Neither the edge of an epoch nor the
+    execution after it is timed.
+    """
+
+    def __init__(self, steps: int, model: keras.Model, *data: np.ndarray, batch_size: int):
+        super().__init__()
+        self.steps, self.over, self.failure = steps, False, None
+        self.may_go, self.has_gone = threading.Semaphore(0), threading.Semaphore(0)
+
+        def train():
+            self.may_go.acquire()
+            try:
+                model.fit(*data, batch_size, epochs=10**6, verbose=0, callbacks=[self])
+            except Exception as error:
+                self.failure = error
+            self.has_gone.release()
+
+        threading.Thread(target=train, daemon=True).start()
+
+    def __call__(self) -> float:
+        """Goes on: seconds a step."""
+        self.may_go.release()
+        self.has_gone.acquire()
+        if self.failure:
+            raise self.failure
+        return self.seconds
+
+    def end(self) -> None:
+        self.over = True
+        self.may_go.release()
+        self.has_gone.acquire()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun = None
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.first is None or batch + 1 == self.params["steps"]:
-            float(logs["loss"])  # JAX goes on before it has finished.
-            self.last = (batch, time.perf_counter())
-            self.first = self.first or self.last
-
-    def on_train_end(self, logs=None):
-        self.seconds = time.perf_counter() - self.begun
-
-    @property
-    def step_seconds(self) -> float:
-        return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
-
-
-def timed(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int, **fit: Any) -> Timer:
-    timer = Timer()
-    model.fit(x, y, batch_size=batch_size, verbose=0, callbacks=[timer], **fit)
-    return timer
-
-
-def step_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
-    return timed(model, x, y, batch_size).step_seconds
+        if self.begun is not None and batch - self.begun[0] < self.steps:
+            return
+        float(logs["loss"])  # JAX goes on before it has finished.
+        if self.begun is not None:
+            self.seconds = (time.perf_counter() - self.begun[1]) / (batch - self.begun[0])
+            self.has_gone.release()
+            self.may_go.acquire()
+            self.model.stop_training = self.over
+        self.begun = batch, time.perf_counter()
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -228,6 +269,14 @@ def chosen() -> Iterable[tuple[str, Student, bool]]:
                 yield name, STUDENTS[name], xla == "on"
 
 
+def ratios_row(
+    plain: Callable[[], float], candidates: dict[str, Callable[[], float]], unit: float = 1
+) -> list[str]:
+    """Plain's median, and the candidates' ratios to it."""
+    ratios, figures = between_plain(candidates, plain, ROUNDS.value)
+    return [f"{statistics.median(figures) / unit:.2f}", *map(with_interval, ratios.values())]
+
+
 def step(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "steps per execution", "plain, ms a step", *methods]
     for (name, student, xla), executed in itertools.product(chosen(), STEPS_PER_EXECUTION.value):
@@ -235,30 +284,23 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
             continue  # A step so long has nothing to gain from it.
         keras.backend.clear_session()
         gc.collect()
-        x, y = student.data(student.steps)
-        options = {"jit_compile": xla, "steps_per_execution": executed}
-        plain, *measures = (
-            partial(
-                step_seconds,
-                trainable(student, method, len(x), **options),
-                x,
-                y,
-                student.batch_size,
+        data, turn = student.data(student.steps), max(executed, student.turn)
+        plain, *candidates = (
+            Turns(
+                turn,
+                trainable(student, method, len(data[0]), xla, steps_per_execution=executed),
+                *data,
+                batch_size=student.batch_size,
             )
             for method in ("plain", *methods)
         )
-        for measure in (plain, *measures):
-            for _ in range(3):  # compiles, and fills the teachers
-                measure()
-        candidates = dict(zip(methods, measures, strict=True))
-        ratios, figures = between_plain(candidates, plain, ROUNDS.value)
-        yield [
-            name,
-            "on" if xla else "off",
-            str(executed),
-            f"{1000 * statistics.median(figures):.2f}",
-            *(with_interval(ratios[method]) for method in methods),
-        ]
+        for training in (plain, *candidates):
+            for _ in range(3 * student.steps // turn):  # compiles, and fills the teachers
+                training()
+        row = ratios_row(plain, dict(zip(methods, candidates, strict=True)), unit=1e-3)
+        for training in (plain, *candidates):
+            training.end()
+        yield [name, "on" if xla else "off", str(executed), *row]
 
 
 def first_step_seconds(student: Student, method: str, xla: bool) -> float:
@@ -266,35 +308,29 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
     keras.backend.clear_session()
     gc.collect()
     x, y = student.data(1)
-    return timed(trainable(student, method, len(x), jit_compile=xla), x, y, len(x)).seconds
+    return fit_seconds(trainable(student, method, len(x), xla), x, y, batch_size=len(x))
 
 
 def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "plain, s", *methods]
     for name, student, xla in chosen():
-        plain = partial(first_step_seconds, student, "plain", xla)
-        candidates = {
-            method: partial(first_step_seconds, student, method, xla) for method in methods
-        }
+        plain, *candidates = (
+            partial(first_step_seconds, student, method, xla) for method in ("plain", *methods)
+        )
         plain()
-        ratios, figures = between_plain(candidates, plain, ROUNDS.value)
-        yield [
-            name,
-            "on" if xla else "off",
-            f"{statistics.median(figures):.2f}",
-            *(with_interval(ratios[method]) for method in methods),
-        ]
+        row = ratios_row(plain, dict(zip(methods, candidates, strict=True)))
+        yield [name, "on" if xla else "off", *row]
 
 
 def edge(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["method", "ms an edge, median", "range", "ms more of an epoch of `fit`, median", "range"]
     num_samples, classes = CIFAR_SIZE
-    student = Student(lambda: mlp(classes), (784,), classes, BATCH_SIZE, steps=1)
+    student = Student(lambda: mlp(classes), (784,), classes, BATCH_SIZE, steps=1, turn=1)
     x, y = student.data(1)
     plain = trainable(student, "plain", num_samples)
 
     def epoch_ms(model):
-        return 100 * timed(model, x, y, BATCH_SIZE, epochs=10).seconds
+        return 100 * fit_seconds(model, x, y, batch_size=BATCH_SIZE, epochs=10)
 
     for method in methods:
         if method not in METHODS:

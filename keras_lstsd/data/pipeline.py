@@ -136,8 +136,13 @@ class SampleBatches(keras.utils.PyDataset):
         self.begin_epoch(0)
 
     @property
+    def num_drawn(self) -> int:
+        """Samples that an epoch draws."""
+        return (self.steps_per_epoch or 0) * self.batch_size or self.num_samples
+
+    @property
     def num_batches(self) -> int:
-        return self.steps_per_epoch or -(-self.num_samples // self.batch_size)
+        return -(-self.num_drawn // self.batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -162,8 +167,7 @@ class SampleBatches(keras.utils.PyDataset):
         """Rows in the order in which the present epoch draws them, int32."""
         if self.steps_per_epoch is None:
             return self._pass_order(self.epoch)
-        drawn = self.steps_per_epoch * self.batch_size
-        first, last = self.epoch * drawn, (self.epoch + 1) * drawn
+        first, last = self.epoch * self.num_drawn, (self.epoch + 1) * self.num_drawn
         passes = range(first // self.num_samples, -(-last // self.num_samples))
         stream = np.concatenate([self._pass_order(number) for number in passes])
         skipped = passes[0] * self.num_samples
@@ -222,16 +226,21 @@ class SampleBatches(keras.utils.PyDataset):
         @as_it_is
         def drawn(_):
             parts = tf.numpy_function(epoch, [], (tf.int32,) * (1 + self.draws))
-            return tuple(tf.ensure_shape(part, [None]) for part in parts)
+            return tuple(tf.ensure_shape(part, [self.num_drawn]) for part in parts)
 
         @as_it_is
         def batches(*epoch):
-            # Whole rows of a matrix: cheaper than to cut a batch out of an epoch each time.
-            full = tf.size(epoch[0]) // self.batch_size * self.batch_size
-            batches = tuple(tf.reshape(part[:full], [-1, self.batch_size]) for part in epoch)
-            rest = tf.data.Dataset.from_tensors(tuple(part[full:] for part in epoch))
-            rest = rest.take(tf.cast(tf.size(epoch[0]) > full, tf.int64))
-            return tf.data.Dataset.from_tensor_slices(batches).concatenate(rest)
+            # Whole rows of a matrix: cheaper than to cut a batch out of an epoch each time. Where
+            # all are of one size, the step knows it before it runs.
+            rest = self.num_drawn % self.batch_size
+            full = self.num_drawn - rest
+            batches = tf.data.Dataset.from_tensor_slices(
+                tuple(tf.reshape(part[:full], [-1, self.batch_size]) for part in epoch)
+            )
+            if not rest:
+                return batches
+            last = tf.data.Dataset.from_tensors(tuple(part[full:] for part in epoch))
+            return batches.concatenate(last)
 
         @as_it_is
         def gather(rows, draws=None):

@@ -104,6 +104,13 @@ def test_a_dataset_yields_the_same_batches(steps_per_epoch):
                 np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("size", "expected"), [(5, 5), (4, None)])
+def test_batches_of_one_size_tell_it_before_they_are_drawn(size, expected):
+    x, y = SampleBatches(X, Y, batch_size=size).tf_dataset().element_spec
+    assert {spec.shape[0] for spec in (*x.values(), y)} == {expected}
+
+
 def test_arrays_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"\[\(9,\), \(10,\)\]"):
         SampleBatches(X, Y[:9])

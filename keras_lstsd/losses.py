@@ -77,7 +77,7 @@ def kl_divergence(
             f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: one shape; write "
             "`ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
         )
-    weight = 1.0 if known is None else ops.cast(known, "float32")
+    weight = ops.ones_like(student[..., 0]) if known is None else ops.cast(known, "float32")
     if direction == "reverse":
         return _kl(student, teacher, weight)
     if direction == "forward":

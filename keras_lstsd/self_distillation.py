@@ -292,7 +292,10 @@ class SelfDistillation(keras.Model):
             )
         index = row_numbers(index, self.num_samples)
         logits = self.logits_of(y_pred)
-        if None not in (*shape, logits.shape[0]) and shape[0] != logits.shape[0]:
+        if None in (*shape, logits.shape[0]):
+            # One index would be taken for all samples where the sizes are not known before.
+            index = ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
+        elif shape[0] != logits.shape[0]:
             raise ValueError(
                 "Each sample of a batch has an index. "
                 f"Received: {shape[0]} indices for {logits.shape[0]} samples. Expected: "

@@ -901,7 +901,7 @@ def test_fewer_indices_than_samples_are_refused():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", ["lstsd", "temporal_ensembling"])  # Those with tables.
+@pytest.mark.parametrize("name", NAMES)
 def test_one_index_is_not_taken_for_all_where_sizes_are_not_known_before(name):
     import tensorflow as tf
 

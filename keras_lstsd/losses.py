@@ -49,16 +49,16 @@ def kl_divergence(
     student keeps its true loss and gradient (Keras's `KLDivergence` clips probabilities at 1e-7).
 
     Args:
-        student_logits: `[batch, classes]`, logits or log-probabilities.
-        teacher_logits: `[batch, classes]`, logits or log-probabilities, of the same shape.
+        student_logits: `[..., classes]`, logits or log-probabilities.
+        teacher_logits: `[..., classes]`, logits or log-probabilities, of the same shape.
         temperature: T > 0, for both sides.
         direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
         student_temperature: another T for the student alone; the asymmetric distillation of
             Yang et al. 2019 softens the teacher and leaves the student at 1.
-        known: None, or bool `[batch]`: 0 where it is False, as of a sample without a teacher.
+        known: None, or bool `[...]`: 0 where it is False, as of a sample without a teacher.
 
     Returns:
-        float32 tensor `[batch]`, in nats.
+        float32 tensor `[...]`, in nats.
 
     Raises:
         ValueError: for an unknown direction, for two shapes.
@@ -103,12 +103,11 @@ def _kl(z_p: Any, z_q: Any, weight: Any) -> Any:
     """
     log_p, log_q = log_softmax(z_p), log_softmax(z_q)
     p, difference = ops.exp(log_p), log_p - log_q
-    value = ops.sum(p * difference, axis=-1, keepdims=True)
+    value = ops.sum(p * difference, axis=-1)
 
     def gradient(upstream: Any) -> tuple[Any, Any, Any]:
         share = ops.expand_dims(upstream * weight, -1)
-        by_weight = upstream * ops.squeeze(value, -1)
-        by_p = share * p * (difference - value)
-        return by_p, share * (ops.exp(log_q) - p), by_weight
+        by_p = share * p * (difference - ops.expand_dims(value, -1))
+        return by_p, share * (ops.exp(log_q) - p), upstream * value
 
-    return ops.squeeze(value, -1) * weight, gradient
+    return value * weight, gradient

@@ -103,7 +103,7 @@ class LSTSD(SelfDistillation):
         if not asked:
             return nothing
         # Both teachers in one tensor [batch, teachers, classes]: half as many operations. Of two
-        # terms TensorFlow's rewriting of graphs makes sums that each process rounds otherwise.
+        # divergences TensorFlow's rewriting of graphs makes sums that each process rounds its way.
         teachers, known = (ops.stack(part, axis=1) for part in zip(*asked.values(), strict=True))
         batch.logs["teacher_coverage"] = ops.any(known, axis=1)
         student = ops.stack([batch.logits] * len(asked), axis=1)

@@ -138,7 +138,9 @@ class SampleBatches(keras.utils.PyDataset):
     @property
     def num_drawn(self) -> int:
         """Samples that an epoch draws."""
-        return (self.steps_per_epoch or 0) * self.batch_size or self.num_samples
+        if self.steps_per_epoch is None:
+            return self.num_samples
+        return self.steps_per_epoch * self.batch_size
 
     @property
     def num_batches(self) -> int:
@@ -165,8 +167,6 @@ class SampleBatches(keras.utils.PyDataset):
 
     def epoch_order(self) -> np.ndarray:
         """Rows in the order in which the present epoch draws them, int32."""
-        if self.steps_per_epoch is None:
-            return self._pass_order(self.epoch)
         first, last = self.epoch * self.num_drawn, (self.epoch + 1) * self.num_drawn
         passes = range(first // self.num_samples, -(-last // self.num_samples))
         stream = np.concatenate([self._pass_order(number) for number in passes])

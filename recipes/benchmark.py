@@ -6,8 +6,8 @@
 
 `step`: time of a training step of each method over that of plain `keras.Model.fit` on the same
 arrays, for several students, XLA off and on, and steps_per_execution 1 and 32. All trainings are
-alive at once and go on in turn, a few steps each, edges of epochs not timed. Plain training goes
-before and after each method; the ratio is to the mean of both.
+alive at once and go on in turn, a few steps each, edges of epochs not timed; all pause as long, as
+what a training finds in the processor's caches depends on it. The ratio is to plain of the round.
 `distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size;
 `plain` among the methods is plain training of one model more: what its ratio is off 1 is what the
 measurement itself is off.
@@ -33,6 +33,7 @@ import inspect
 import itertools
 import math
 import multiprocessing
+import random
 import resource
 import statistics
 import threading
@@ -106,7 +107,7 @@ class Student:
     classes: int
     batch_size: int
     steps: int
-    """Of an epoch."""
+    """Of an epoch: many, as at its end tf.data has the machine wait for seconds."""
     turn: int
     """Steps timed as one: long enough to be measured, too short for the machine to change."""
     words: int | None = None
@@ -118,23 +119,23 @@ class Student:
         if self.words:
             x = draw.integers(0, self.words, shape, np.int32)
         else:
-            x = draw.normal(size=shape).astype("float32")
+            x = draw.standard_normal(shape, "float32")
         return x, keras.utils.to_categorical(draw.integers(0, self.classes, len(x)), self.classes)
 
 
 STUDENTS = {
-    "mlp": Student(mlp, (784,), 10, 128, steps=160, turn=16),
+    "mlp": Student(mlp, (784,), 10, 128, steps=1024, turn=16),
     "text_cnn": Student(
         partial(text_cnn, 10_000, num_classes=2, length=80, embedding_dim=32, filters=100),
         (80,),
         2,
         32,
-        steps=96,
+        steps=4096,
         turn=8,
         words=10_000,
     ),
     "resnet20": Student(
-        partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=5, turn=1
+        partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=128, turn=1
     ),
     "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, turn=1, words=30_000),
 }
@@ -178,9 +179,10 @@ def fit_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, **fit: Any) ->
 class Turns(keras.callbacks.Callback):
     """A `fit` without end, in a thread of its own, that goes on for a few steps when it is called.
 
-    So trainings are compared within a tenth of a second of each other; between whole epochs in
-    turn the machine changes by more than what is measured. Neither the edge of an epoch nor the
-    execution after it is timed.
+    So ten trainings are compared within a second (a large network's within ten); between whole
+    epochs in turn the machine changes by more than what is measured. Neither the edge of an epoch
+    nor an execution after it, or after a pause, is timed: what another training put out of the
+    processor's caches would count as the method's.
     """
 
     def __init__(self, steps: int, model: keras.Model, *data: np.ndarray, batch_size: int):
@@ -218,12 +220,15 @@ class Turns(keras.callbacks.Callback):
         if self.begun is not None and batch - self.begun[0] < self.steps:
             return
         float(logs["loss"])  # JAX goes on before it has finished.
-        if self.begun is not None:
-            self.seconds = (time.perf_counter() - self.begun[1]) / (batch - self.begun[0])
-            self.has_gone.release()
-            self.may_go.acquire()
-            self.model.stop_training = self.over
-        self.begun = batch, time.perf_counter()
+        now = time.perf_counter()
+        if self.begun is None:
+            self.begun = batch, now
+            return
+        self.seconds = (now - self.begun[1]) / (batch - self.begun[0])
+        self.has_gone.release()
+        self.may_go.acquire()
+        self.model.stop_training = self.over
+        self.begun = None
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -247,20 +252,6 @@ def with_interval(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3f} ({low:.3f}-{high:.3f})"
 
 
-def between_plain(
-    candidates: dict[str, Callable[[], float]], plain: Callable[[], float], rounds: int
-) -> tuple[dict[str, list[float]], list[float]]:
-    """Each candidate's ratios to the mean of plain before and after it, and plain's figures."""
-    ratios, figures = {name: [] for name in candidates}, []
-    for _ in range(rounds):
-        figures.append(plain())
-        for name, measure in candidates.items():
-            figure = measure()
-            figures.append(plain())
-            ratios[name].append(figure / statistics.mean(figures[-2:]))
-    return ratios, figures
-
-
 def chosen() -> Iterable[tuple[str, Student, bool]]:
     """Those of --student, without XLA and with it."""
     for name in comparison.names("student", STUDENT.value, list(STUDENTS)):
@@ -269,23 +260,22 @@ def chosen() -> Iterable[tuple[str, Student, bool]]:
                 yield name, STUDENTS[name], xla == "on"
 
 
-def ratios_row(
-    plain: Callable[[], float], candidates: dict[str, Callable[[], float]], unit: float = 1
-) -> list[str]:
-    """Plain's median, and the candidates' ratios to it."""
-    ratios, figures = between_plain(candidates, plain, ROUNDS.value)
-    return [f"{statistics.median(figures) / unit:.2f}", *map(with_interval, ratios.values())]
+def ratios_row(trainings: Sequence[Callable[[], float]], rounds: int, unit: float = 1) -> list[str]:
+    """The median of the first, plain training, and the others' ratios to it of the same round."""
+    first, *others = in_turn(dict(enumerate(trainings)), rounds).values()
+    ratios = ([it / base for it, base in zip(values, first, strict=True)] for values in others)
+    return [f"{statistics.median(first) / unit:.2f}", *map(with_interval, ratios)]
 
 
 def step(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "steps per execution", "plain, ms a step", *methods]
     for (name, student, xla), executed in itertools.product(chosen(), STEPS_PER_EXECUTION.value):
-        if 2 * executed > student.steps:
-            continue  # A step so long has nothing to gain from it.
+        if 2 * executed > student.steps or 1 == student.turn < executed:
+            continue  # A step that is a turn of its own has nothing to gain from it.
         keras.backend.clear_session()
         gc.collect()
         data, turn = student.data(student.steps), max(executed, student.turn)
-        plain, *candidates = (
+        trainings = [
             Turns(
                 turn,
                 trainable(student, method, len(data[0]), xla, steps_per_execution=executed),
@@ -293,12 +283,10 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
                 batch_size=student.batch_size,
             )
             for method in ("plain", *methods)
-        )
-        for training in (plain, *candidates):
-            for _ in range(3 * student.steps // turn):  # compiles, and fills the teachers
-                training()
-        row = ratios_row(plain, dict(zip(methods, candidates, strict=True)), unit=1e-3)
-        for training in (plain, *candidates):
+        ]
+        # The first round, not counted, compiles. Steps without teachers compute as much.
+        row = ratios_row(trainings, ROUNDS.value, unit=1e-3)
+        for training in trainings:
             training.end()
         yield [name, "on" if xla else "off", str(executed), *row]
 
@@ -314,12 +302,10 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
 def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "plain, s", *methods]
     for name, student, xla in chosen():
-        plain, *candidates = (
+        trainings = [
             partial(first_step_seconds, student, method, xla) for method in ("plain", *methods)
-        )
-        plain()
-        row = ratios_row(plain, dict(zip(methods, candidates, strict=True)))
-        yield [name, "on" if xla else "off", *row]
+        ]
+        yield [name, "on" if xla else "off", *ratios_row(trainings, ROUNDS.value)]
 
 
 def edge(methods: Sequence[str]) -> Iterable[list[str]]:
@@ -401,12 +387,15 @@ def rate(batches: Callable[[], Iterable]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each candidate's figures, taken A B A B ..., after a first round that warms up."""
-    figures = {name: [] for name in candidates}
+def in_turn(candidates: dict[Any, Callable[[], float]], rounds: int) -> dict[Any, list[float]]:
+    """Each candidate's figures, taken once a round, after a first round that warms up.
+
+    The order is drawn anew for each round: what one leaves behind for the next meets all alike.
+    """
+    figures, order = {name: [] for name in candidates}, random.Random(0)
     for number in range(rounds + 1):
-        for name, measure in candidates.items():
-            figure = measure()
+        for name in order.sample(list(candidates), len(candidates)):
+            figure = candidates[name]()
             if number:
                 figures[name].append(figure)
     return figures

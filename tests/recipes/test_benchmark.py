@@ -9,21 +9,55 @@ from tests.recipes.loading import load
 benchmark = load("benchmark")
 
 
-def test_candidates_are_measured_in_turn_after_a_round_to_warm_up():
+def test_candidates_are_measured_once_a_round_in_an_order_of_its_own():
     calls = []
     figures = benchmark.in_turn(
-        {name: (lambda name=name: calls.append(name) or len(calls)) for name in "ab"}, rounds=2
+        {name: (lambda name=name: calls.append(name) or len(calls)) for name in "abc"}, rounds=20
     )
-    assert calls == ["a", "b"] * 3
-    assert figures == {"a": [3, 5], "b": [4, 6]}
+    rounds = list(zip(*[iter(calls)] * 3, strict=True))
+    assert {tuple(sorted(names)) for names in rounds} == {("a", "b", "c")}
+    assert len(rounds) == 21
+    assert len(set(rounds)) > 3
+    for name, values in figures.items():
+        # The first round is not counted: it warms up.
+        assert values == [1 + n for n, call in enumerate(calls) if call == name][1:]
 
 
-def test_a_ratio_is_to_plain_right_before_and_after():
-    times = iter([1.0, 4.0, 3.0, 8.0, 5.0])
-    candidates = {"a": lambda: next(times), "b": lambda: next(times)}
-    ratios, figures = benchmark.between_plain(candidates, lambda: next(times), rounds=1)
-    assert ratios == {"a": [4.0 / 2.0], "b": [8.0 / 4.0]}
-    assert figures == [1.0, 3.0, 5.0]
+def test_a_ratio_is_to_plain_of_the_same_round():
+    plain, other = iter([9.0, 2.0, 4.0, 5.0]), iter([9.0, 3.0, 4.0, 10.0])
+    row = benchmark.ratios_row([lambda: next(plain), lambda: next(other)], rounds=3, unit=0.5)
+    assert row == ["8.00", "1.500 (1.000-2.000)"]
+
+
+def test_a_turn_times_no_step_after_a_pause_or_an_edge(monkeypatch):
+    now, steps = [0.0], 5
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+
+    class Training:
+        """Steps take a second; the first after a pause ten, the first of an epoch a hundred."""
+
+        stop_training = paused = False
+
+        def fit(self, x, batch_size, epochs, verbose, callbacks):
+            (callback,) = callbacks
+            callback.set_model(self)
+            for epoch in range(epochs):
+                callback.on_epoch_begin(epoch)
+                for batch in range(steps):
+                    now[0] += 100 if batch == 0 else 10 if self.paused else 1
+                    self.paused = False
+                    callback.on_train_batch_end(batch, {"loss": 1.0})
+                    if self.stop_training:
+                        return
+
+    training = Training()
+    turn = benchmark.Turns(2, training, None, batch_size=1)
+    figures = []
+    for _ in range(6):
+        figures.append(turn())
+        training.paused = True
+    turn.end()
+    assert figures == [1.0] * 6
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ class RotateTeachers(keras.callbacks.Callback):
 
     At the beginning of an epoch it calls `model.begin_epoch()`, which makes what the last epoch
     (and, at its edges, the last mini-generation) recorded the teacher of the next one; at the end
-    `model.end_epoch(loss)`, which reports bad input. `fit` adds it when it is not among the
-    callbacks; name it yourself in a `keras.callbacks.CallbackList` of your own.
+    `model.end_epoch(logs)`, which adds what the method logs and reports bad input. `fit` adds it
+    when it is not among the callbacks; name it yourself in a `keras.callbacks.CallbackList` of
+    your own.
 
     Raises:
         ValueError: when it is given to a model that has no teachers.
@@ -33,4 +34,4 @@ class RotateTeachers(keras.callbacks.Callback):
         self.model.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.model.end_epoch((logs or {}).get("loss", 0.0))
+        self.model.end_epoch({} if logs is None else logs)

@@ -21,7 +21,7 @@ from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches, fingerprint
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.tables import SampleTable, inside, mixed, row_numbers
+from keras_lstsd.tables import SampleTable, add, inside, mixed, row_numbers
 
 
 class Batch(NamedTuple):
@@ -98,7 +98,7 @@ class SelfDistillation(keras.Model):
     """
 
     logged: tuple[str, ...] = ()
-    """What a method reports while training: names of entries it puts into `batch.logs`."""
+    """What a method reports of each epoch: names of entries it puts into `batch.logs`."""
 
     def __init__(
         self,
@@ -160,16 +160,15 @@ class SelfDistillation(keras.Model):
         self._epoch = self._counter("epoch", -1)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
         self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
-        # How many samples of this epoch had an index outside the table.
-        self._outside = keras.Variable(
-            0,
-            dtype="int32",
+        # Over the samples of this epoch: what is logged, how many, how many with a known index.
+        self._sums = keras.Variable(
+            np.zeros(len(self.logged) + 2),
+            dtype="float32",
             trainable=False,
             aggregation="sum",
             synchronization="on_read",
-            name="outside",
+            name="sums",
         )
-        self._means = _Means(self.logged, name="guidance")
         self._device_stage = DeviceStage()
 
     def _counter(self, name: str, value: int) -> keras.Variable:
@@ -224,10 +223,9 @@ class SelfDistillation(keras.Model):
             guided = self._aggregate_additional_loss(_mean(guidance))
             loss = loss + ops.cast(guided, loss.dtype)
             batch.logs["distillation_loss"] = guidance
-        if self.logged:
-            self._means.update_state(batch.logs)
-        outside = ~inside(batch.sample_index, self.num_samples)
-        self._outside.assign_add(ops.sum(ops.cast(outside, "int32")))
+        exists = ops.cast(inside(batch.sample_index, self.num_samples), "float32")
+        columns = [ops.cast(batch.logs[name], "float32") for name in self.logged]
+        add(self._sums, ops.sum(ops.stack([*columns, ops.ones_like(exists), exists]), axis=-1))
         return loss
 
     def train_step(self, *args):
@@ -258,14 +256,6 @@ class SelfDistillation(keras.Model):
         variables = self.trainable_variables + self.non_trainable_variables
         mapping = list(zip(variables, trainable + non_trainable, strict=True))
         return keras.StatelessScope(state_mapping=mapping)
-
-    def test_step(self, *args):
-        # Guidance exists in training alone: its means say nothing here.
-        result = super().test_step(*args)
-        logs = result[0] if keras.backend.backend() == "jax" else result
-        for name in self.logged:
-            logs.pop(name, None)
-        return result
 
     def evaluate(self, x=None, *args, **kwargs):
         _refuse_in_step(x)
@@ -318,7 +308,7 @@ class SelfDistillation(keras.Model):
         self._epoch_of_fit = epoch_of_fit
         epoch = self.epoch + 1
         self._epoch.assign(epoch)
-        self._outside.assign(0)
+        self._sums.assign(ops.zeros(self._sums.shape))
         if self._batches is not None:
             self._batches.begin_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))
         if epoch > 0:
@@ -326,16 +316,21 @@ class SelfDistillation(keras.Model):
             if epoch % self.mini_generation_epochs == 0:
                 self.on_generation_edge(epoch // self.mini_generation_epochs)
 
-    def end_epoch(self, loss: float) -> None:
-        """Reports the bad input of the epoch, which in-graph assertions cannot under XLA.
+    def end_epoch(self, logs: dict) -> None:
+        """Reports the epoch's guidance and bad input; `RotateTeachers` calls it.
+
+        Assertions in the step itself cannot report under XLA.
 
         Args:
-            loss: its mean over the epoch.
+            logs: the epoch's, with the mean loss; gets the means of what the method logs.
 
         Raises:
             ValueError: for an index outside the table; for a loss or a weight that is not finite.
         """
-        outside = int(ops.convert_to_numpy(self._outside))
+        *sums, count, exist = ops.convert_to_numpy(self._sums)
+        means = (float(total / max(count, 1)) for total in sums)
+        logs.update(zip(self.logged, means, strict=True))
+        outside = int(count - exist)
         if outside:
             raise ValueError(
                 f"`sample_index` must tell the samples apart. Received: {outside} samples in "
@@ -349,6 +344,7 @@ class SelfDistillation(keras.Model):
         # A sample that the loss passes over, or the last update, breaks the weights alone.
         values = {weight.path: ops.convert_to_numpy(weight) for weight in self.student.weights}
         broken = [path for path, value in values.items() if not np.isfinite(value).all()]
+        loss = logs.get("loss", 0.0)
         if not math.isfinite(loss) or broken:
             raise ValueError(
                 f"Loss and weights must be finite. Received: a mean loss of {loss} in epoch "
@@ -720,27 +716,6 @@ class SelfDistillation(keras.Model):
     def _seed_states(self) -> list:
         weights = {id(weight) for weight in self.weights}
         return [variable for variable in self.variables if id(variable) not in weights]
-
-
-class _Means(keras.metrics.Metric):
-    """Means over an epoch of several per-sample values, in one variable: cheap in each step."""
-
-    def __init__(self, names: tuple[str, ...], name: str):
-        super().__init__(name=name)
-        self.names = names
-        self.sums = self.add_variable(
-            shape=(len(names) + 1,), initializer="zeros", dtype="float32", name="sums"
-        )
-
-    def update_state(self, values: dict) -> None:
-        columns = [ops.cast(values[name], "float32") for name in self.names]
-        columns.append(ops.ones_like(columns[0]))
-        self.sums.assign_add(ops.sum(ops.stack(columns, axis=-1), axis=0))
-
-    def result(self) -> dict:
-        sums = ops.convert_to_tensor(self.sums)
-        means = ops.unstack(ops.divide_no_nan(sums, sums[-1]), len(self.names) + 1)
-        return dict(zip(self.names, means, strict=False))
 
 
 def _mean(values: Any) -> Any:

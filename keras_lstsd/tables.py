@@ -184,7 +184,7 @@ class ClassTable(keras.layers.Layer):
         counted = ops.concatenate(
             [ops.where(finite, probabilities, 0.0), ops.ones_like(probabilities[:, :1])], axis=-1
         )
-        self.sums.assign_add(ops.matmul(ops.transpose(chosen), counted))
+        add(self.sums, ops.matmul(ops.transpose(chosen), counted))
 
     def rotate(self) -> None:
         """Makes the mean of what was collected the row of each class that was met."""
@@ -230,6 +230,15 @@ def row_numbers(index: Any, num_samples: int) -> Any:
 def inside(index: Any, num_samples: int) -> Any:
     """Which indices are rows of a table of that size."""
     return (index >= 0) & (index < num_samples)
+
+
+def add(variable: keras.Variable, amounts: Any) -> None:
+    """`variable += amounts`, in place."""
+    if keras.backend.backend() == "tensorflow":
+        # One operation; Keras reads, adds and assigns.
+        variable.value.assign_add(amounts, read_value=False)
+    else:
+        variable.assign_add(amounts)
 
 
 def _gather(rows: Any, index: Any) -> Any:

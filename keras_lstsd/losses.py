@@ -49,16 +49,17 @@ def kl_divergence(
     student keeps its true loss and gradient (Keras's `KLDivergence` clips probabilities at 1e-7).
 
     Args:
-        student_logits: `[..., classes]`, logits or log-probabilities.
-        teacher_logits: `[..., classes]`, logits or log-probabilities, of the same shape.
+        student_logits: `[batch, classes]`, logits or log-probabilities.
+        teacher_logits: `[..., batch, classes]`, logits or log-probabilities; axes before the
+            student's are of several teachers.
         temperature: T > 0, for both sides.
         direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
         student_temperature: another T for the student alone; the asymmetric distillation of
             Yang et al. 2019 softens the teacher and leaves the student at 1.
-        known: None, or bool `[...]`: 0 where it is False, as of a sample without a teacher.
+        known: None, or bool `[..., batch]`: 0 where it is False, as of a sample without a teacher.
 
     Returns:
-        float32 tensor `[...]`, in nats.
+        float32 tensor `[..., batch]`, in nats.
 
     Raises:
         ValueError: for an unknown direction, for two shapes.
@@ -66,22 +67,53 @@ def kl_divergence(
     Example:
         >>> keras_lstsd.losses.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]])   # [0.328]
     """
-    student = _scaled(student_logits, student_temperature or temperature)
-    teacher = _scaled(teacher_logits, temperature)
+    teacher = log_softmax(teacher_logits, temperature)
+    student_temperature = student_temperature or temperature
+    return kl_of_softened(student_logits, teacher, student_temperature, direction, known)
+
+
+def kl_of_softened(
+    student_logits: Any,
+    teacher_log_probs: Any,
+    temperature: float = 1.0,
+    direction: str = "reverse",
+    known: Any = None,
+) -> Any:
+    """`kl_divergence` where the teacher is softened already, as its rows of a table are.
+
+    Args:
+        student_logits: `[batch, classes]`, logits or log-probabilities.
+        teacher_log_probs: `[..., batch, classes]`, as `log_softmax(logits, T)` gives them.
+        temperature: T > 0, for the student.
+        direction: see `kl_divergence`.
+        known: see `kl_divergence`.
+
+    Returns:
+        float32 tensor `[..., batch]`, in nats.
+
+    Raises:
+        ValueError: for an unknown direction, for two shapes.
+
+    Example:
+        >>> teacher = keras_lstsd.losses.log_softmax([[0.0, 0.0]], 2.0)
+        >>> keras_lstsd.losses.kl_of_softened([[2.0, 0.0]], teacher, 2.0)   # [0.111]
+    """
+    student, teacher = _scaled(student_logits, temperature), ops.cast(teacher_log_probs, "float32")
     shapes = tuple(student.shape), tuple(teacher.shape)
-    if len(shapes[0]) != len(shapes[1]) or any(
-        None not in n and n[0] != n[1] for n in zip(*shapes, strict=True)
+    own = shapes[1][-len(shapes[0]) :]
+    if len(own) < len(shapes[0]) or any(
+        None not in n and n[0] != n[1] for n in zip(shapes[0], own, strict=True)
     ):
         raise ValueError(
             "Student and teacher say something of the same samples and classes. "
             f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: one shape; write "
             "`ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
         )
-    weight = ops.ones_like(student[..., 0]) if known is None else ops.cast(known, "float32")
+    weight = ops.ones_like(teacher[..., 0]) if known is None else ops.cast(known, "float32")
     if direction == "reverse":
-        return _kl(student, teacher, weight)
+        return _reverse(student, teacher, weight)
     if direction == "forward":
-        return _kl(teacher, student, weight)
+        return _forward(student, teacher, weight)
     raise ValueError(
         "`direction` names the side whose probabilities weigh the KL divergence. "
         f"Received: {direction!r}. Expected: 'reverse' (KL[student || teacher]) or 'forward' "
@@ -94,20 +126,40 @@ def _scaled(logits: Any, temperature: float) -> Any:
     return logits if temperature == 1 else logits / temperature
 
 
-@ops.custom_gradient
-def _kl(z_p: Any, z_q: Any, weight: Any) -> Any:
-    """`weight KL[p || q]` of logits of one shape.
+# Gradients are written out: those of the parts take three times as many operations.
 
-    Its gradient, `p (ln p - ln q - KL)` by z_p and `q - p` by z_q, is written out: that of the
-    parts takes three times as many operations.
-    """
-    log_p, log_q = log_softmax(z_p), log_softmax(z_q)
+
+@ops.custom_gradient
+def _reverse(z: Any, log_q: Any, weight: Any) -> Any:
+    """`weight KL[p || q]`, p = softmax(z); by z it is `p (ln p - ln q - KL)`."""
+    log_p = log_softmax(z)
     p, difference = ops.exp(log_p), log_p - log_q
     value = ops.sum(p * difference, axis=-1)
 
     def gradient(upstream: Any) -> tuple[Any, Any, Any]:
-        share = ops.expand_dims(upstream * weight, -1)
-        by_p = share * p * (difference - ops.expand_dims(value, -1))
-        return by_p, share * (ops.exp(log_q) - p), upstream * value
+        share = ops.expand_dims(upstream * weight, -1) * p
+        by_z = share * (difference - ops.expand_dims(value, -1))
+        return _summed(by_z, z), -share, upstream * value
 
     return value * weight, gradient
+
+
+@ops.custom_gradient
+def _forward(z: Any, log_q: Any, weight: Any) -> Any:
+    """`weight KL[q || p]`, p = softmax(z); by z it is `p - q`."""
+    log_p, q = log_softmax(z), ops.exp(log_q)
+    difference = log_q - log_p
+    value = ops.sum(q * difference, axis=-1)
+
+    def gradient(upstream: Any) -> tuple[Any, Any, Any]:
+        share = ops.expand_dims(upstream * weight, -1)
+        by_z = share * (ops.exp(log_p) - q)
+        return _summed(by_z, z), share * q * (difference + 1), upstream * value
+
+    return value * weight, gradient
+
+
+def _summed(gradient: Any, tensor: Any) -> Any:
+    """A gradient over the leading axes that the tensor was broadcast to."""
+    more = len(gradient.shape) - len(tensor.shape)
+    return ops.sum(gradient, axis=tuple(range(more))) if more else gradient

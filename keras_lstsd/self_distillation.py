@@ -21,7 +21,7 @@ from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches, fingerprint
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.tables import SampleTable, add, inside, mixed, row_numbers
+from keras_lstsd.tables import SampleTable, add, inside, mixed, read, row_numbers
 
 
 class Batch(NamedTuple):
@@ -35,8 +35,6 @@ class Batch(NamedTuple):
     """Integers `[batch]`, for the tables."""
     logits: Any
     """The student's logits (or log-probabilities), float32 `[batch, classes]`."""
-    log_probs: Any
-    """The student's log-probabilities, float32 `[batch, classes]`."""
     sample_weight: Any
     """None or float32 `[batch]`."""
     logs: dict
@@ -44,15 +42,17 @@ class Batch(NamedTuple):
     mixing: Any = None
     """None, or float32 `[batch, batch]`: the weights of the samples that make up each input."""
 
-    def read(self, memory: SampleTable) -> tuple[Any, Any]:
-        """The samples' rows: log-probabilities `[batch, classes]`, and for which there are any.
+    def read(self, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]:
+        """The samples' rows `[batch, classes]`, and which are known; of a list see `tables.read`.
 
         For inputs that are mixed of several samples, their rows are mixed with the same weights.
         """
-        log_probs, known = memory.read(self.sample_index)
+        log_probs, known = read(self.sample_index, tables)
         if self.mixing is None:
             return log_probs, known
-        return mixed(self.mixing, log_probs, known)
+        temperature = keras.tree.flatten(tables)[0].temperature
+        log_probs, known = mixed(self.mixing, log_softmax(log_probs, 1 / temperature), known)
+        return log_softmax(log_probs, temperature), known
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -294,8 +294,7 @@ class SelfDistillation(keras.Model):
             )
         if sample_weight is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        log_probs, mixing = log_softmax(logits), x.get("mixing")
-        return Batch(x["inputs"], y, index, logits, log_probs, sample_weight, {}, mixing)
+        return Batch(x["inputs"], y, index, logits, sample_weight, {}, x.get("mixing"))
 
     # === Epochs ===
 

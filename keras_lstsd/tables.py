@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.losses import LOG_FLOOR, SMALLEST
+from keras_lstsd.losses import SMALLEST, log_softmax
 
 # A log-probability is never positive, so a positive entry marks a row that nobody wrote.
 UNWRITTEN = 1.0
@@ -14,16 +14,17 @@ UNWRITTEN = 1.0
 class SampleTable(keras.layers.Layer):
     """One row of log-probabilities per training sample, kept as a non-trainable weight.
 
-    Rows are written by scatter and read by gather; `softmax(row / T)` is the remembered
-    prediction at temperature T. A row never written is unknown and teaches nothing. Below the
-    N rows stands one more that belongs to nobody and stays unwritten: what may not be stored
-    (an index outside `[0, N)`, a row that is not finite) is sent there, so no sample's row is
-    ever touched by another's.
+    Rows `log softmax(z / T)` are written by scatter and read by gather: softened once, when they
+    are written, and not in each step that asks them. A row never written is unknown and teaches
+    nothing. Below the N rows stands one more that belongs to nobody and stays unwritten: what may
+    not be stored (an index outside `[0, N)`, a row that is not finite) is sent there, so no
+    sample's row is ever touched by another's.
 
     Args:
         num_samples: N, rows of the table.
         num_classes: C, entries of a row.
         dtype: `"float32"` or `"float16"`; what is read is float32 always.
+        temperature: T > 0, of the rows.
 
     Raises:
         ValueError: for another dtype.
@@ -35,7 +36,12 @@ class SampleTable(keras.layers.Layer):
     """
 
     def __init__(
-        self, num_samples: int, num_classes: int, dtype: str = "float32", name: str | None = None
+        self,
+        num_samples: int,
+        num_classes: int,
+        dtype: str = "float32",
+        temperature: float = 1.0,
+        name: str | None = None,
     ):
         super().__init__(dtype="float32", trainable=False, name=name)
         if dtype not in ("float32", "float16"):
@@ -44,6 +50,7 @@ class SampleTable(keras.layers.Layer):
                 f"Received: {dtype!r}. Expected: 'float32' or 'float16' (half the memory)."
             )
         self.num_samples = num_samples
+        self.temperature = temperature
         self.rows = self.add_weight(
             shape=(num_samples + 1, num_classes),
             initializer=keras.initializers.Constant(UNWRITTEN),
@@ -62,19 +69,19 @@ class SampleTable(keras.layers.Layer):
 
     def read(self, index: Any) -> tuple[Any, Any]:
         """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`)."""
-        rows = _gather(self.rows, self._own_or_nobodys(index))
-        rows = ops.stop_gradient(ops.cast(rows, "float32"))
-        return rows, rows[:, 0] <= 0
+        return read(index, self)
 
     def write(self, index: Any, log_probs: Any) -> None:
         """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one counts.
+
+        They are as `losses.log_softmax(logits, T)` gives them: not above 0, not below -6e4.
 
         On several replicas each writes the rows of all, so that every copy of the table is whole.
 
         Raises:
             ValueError: for rows of another width, or an index that is not a vector.
         """
-        index = self._own_or_nobodys(index)
+        index = _own_or_nobodys(index, self.num_samples)
         rows, count = tuple(log_probs.shape), index.shape[0]
         expected = (rows[0] if count is None else count, self.rows.shape[-1])
         if rows != expected and rows != (None, expected[1]):
@@ -89,7 +96,7 @@ class SampleTable(keras.layers.Layer):
         log_probs = _gather(log_probs, order)
         is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
         storable = is_last & ops.all(ops.isfinite(log_probs), axis=-1)
-        rows = ops.cast(ops.clip(log_probs, LOG_FLOOR, 0.0), self.rows.dtype)
+        rows = ops.cast(log_probs, self.rows.dtype)
         _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
         # Nobody's row stays unwritten: cheaper so than to choose among rows before.
         nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
@@ -105,13 +112,36 @@ class SampleTable(keras.layers.Layer):
         self.rows.assign(ops.copy(other.rows))
 
     def numpy(self) -> tuple[Any, Any]:
-        """On the host: float32 `[num_samples, classes]`, and bool known `[num_samples]`."""
-        rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        return rows, rows[:, 0] <= 0
+        """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
 
-    def _own_or_nobodys(self, index: Any) -> Any:
-        index = row_numbers(index, self.num_samples)
-        return ops.where(inside(index, self.num_samples), index, self.num_samples)
+        They are those of temperature 1, whatever T the rows have.
+        """
+        rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
+        return ops.convert_to_numpy(log_softmax(rows, 1 / self.temperature)), rows[:, 0] <= 0
+
+
+def read(index: Any, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]:
+    """Gathers the rows of a table, or of a list of tables alike, stacked in this order.
+
+    int `[batch]` -> (float32 `[..., batch, classes]`, bool known `[..., batch]`).
+    """
+    first = tables[0] if isinstance(tables, list) else tables
+    index = _own_or_nobodys(index, first.num_samples)
+    if isinstance(tables, list):
+        rows = ops.stack([_gather(table.rows, index) for table in tables])
+    else:
+        rows = _gather(tables.rows, index)
+    rows = ops.stop_gradient(ops.cast(rows, "float32"))
+    known = rows[..., 0] <= 0
+    if first.rows.dtype == "float16":
+        # What was rounded no longer sums to 1, and a divergence would tell of that alone.
+        rows = ops.where(known[..., None], log_softmax(rows), rows)
+    return rows, known
+
+
+def _own_or_nobodys(index: Any, num_samples: int) -> Any:
+    index = row_numbers(index, num_samples)
+    return ops.where(inside(index, num_samples), index, num_samples)
 
 
 class ClassTable(keras.layers.Layer):
@@ -204,11 +234,11 @@ def mixed(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
 
     Args:
         shares: of each row in each mixture, float32 `[mixtures, rows]`.
-        log_probs: rows `[rows, classes]`; what stands in an unknown one does not matter.
-        known: bool `[rows]`.
+        log_probs: rows `[..., rows, classes]`; what stands in an unknown one does not matter.
+        known: bool `[..., rows]`.
     """
     probabilities = ops.matmul(shares, ops.exp(ops.minimum(log_probs, 0.0)))
-    whole = ops.matmul(shares, 1 - ops.cast(known, "float32")[:, None])[:, 0] == 0
+    whole = ops.matmul(shares, 1 - ops.cast(known, "float32")[..., None])[..., 0] == 0
     return ops.log(ops.maximum(probabilities, SMALLEST)), whole
 
 

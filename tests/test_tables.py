@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_lstsd.tables import ClassTable, SampleTable
+from keras_lstsd.tables import ClassTable, SampleTable, read
+
+numpy = ops.convert_to_numpy
 
 
 def rows(*values):
@@ -50,17 +52,49 @@ def test_a_row_that_is_not_finite_is_not_stored(value):
     table.write(np.array([0, 1]), np.array([[value, 0.0], [value, -1.0]], "float32"))
     log_probs, known = table.numpy()
     np.testing.assert_array_equal(known, [True, False])
-    np.testing.assert_allclose(log_probs[0], rows([0.1, 0.9])[0])
+    np.testing.assert_allclose(log_probs[0], rows([0.1, 0.9])[0], rtol=1e-6)
 
 
 def test_float16_takes_half_the_memory_and_holds_tiny_probabilities():
     table = SampleTable(1023, 100, dtype="float16")
     assert table.mebibytes == 1024 * 100 * 2 / 2**20
-    table.write(np.array([4]), np.full((1, 100), -6e4, "float32"))
+    row = np.full((1, 100), -6e4, "float32")
+    row[0, 7] = 0
+    table.write(np.array([4]), row)
     log_probs, _ = table.read(np.array([4]))
     log_probs = ops.convert_to_numpy(log_probs)
     assert log_probs.dtype == np.float32
-    np.testing.assert_allclose(log_probs, -6e4, rtol=1e-3)
+    np.testing.assert_allclose(log_probs, row, rtol=1e-3)
+
+
+def test_rows_of_float16_sum_to_one_when_they_are_asked():
+    table = SampleTable(1, 100, dtype="float16")
+    row = np.log(np.random.default_rng(0).dirichlet(np.ones(100), 1)).astype("float32")
+    table.write(np.array([0]), row)
+    assert abs(np.exp(numpy(table.rows)[0].astype("float32")).sum() - 1) > 1e-5
+    np.testing.assert_allclose(np.exp(numpy(table.read(np.array([0]))[0])).sum(), 1, atol=1e-6)
+    assert numpy(table.read(np.array([1]))[1]).tolist() == [False]
+
+
+def test_on_the_host_rows_are_of_temperature_1():
+    table = SampleTable(2, 3, temperature=2.0)
+    z = np.array([[1.0, -2.0, 4.0]], "float32")
+    softened = np.log(np.exp(z / 2) / np.exp(z / 2).sum())
+    table.write(np.array([1]), softened)
+    np.testing.assert_allclose(numpy(table.read(np.array([1]))[0]), softened, rtol=1e-6)
+    log_probs, known = table.numpy()
+    assert known.tolist() == [False, True]
+    np.testing.assert_allclose(log_probs[1], np.log(np.exp(z) / np.exp(z).sum())[0], atol=1e-6)
+
+
+def test_several_tables_are_asked_at_once():
+    first, second = SampleTable(2, 2), SampleTable(2, 2)
+    first.write(np.array([0]), rows([0.1, 0.9]))
+    second.write(np.array([1]), rows([0.3, 0.7]))
+    log_probs, known = (numpy(part) for part in read(np.array([1, 0, 5]), [first, second]))
+    np.testing.assert_array_equal(known, [[False, True, False], [True, False, False]])
+    np.testing.assert_allclose(log_probs[0, 1], rows([0.1, 0.9])[0])
+    np.testing.assert_allclose(log_probs[1, 0], rows([0.3, 0.7])[0])
 
 
 def test_copies_are_independent():
@@ -68,7 +102,7 @@ def test_copies_are_independent():
     first.write(np.array([0]), rows([0.1, 0.9]))
     second.copy_from(first)
     first.write(np.array([0]), rows([0.5, 0.5]))
-    np.testing.assert_allclose(second.numpy()[0][0], rows([0.1, 0.9])[0])
+    np.testing.assert_allclose(second.numpy()[0][0], rows([0.1, 0.9])[0], rtol=1e-6)
 
 
 def test_an_unknown_dtype_is_refused():

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lstsd.arguments import check_distillation, count
-from keras_lstsd.losses import kl_divergence, log_softmax
+from keras_lstsd.losses import kl_of_softened, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import ClassTable
 
@@ -99,8 +99,8 @@ class DUPS(SelfDistillation):
         """teacher_weight KL[q_c || p_T]; q_c is softened already."""
         teacher, known = self.class_table.read(self.labels(batch))
         batch.logs["teacher_coverage"] = known
-        return self.teacher_weight * kl_divergence(
-            batch.logits, teacher, 1.0, "forward", student_temperature=self.temperature, known=known
+        return self.teacher_weight * kl_of_softened(
+            batch.logits, teacher, self.temperature, "forward", known
         )
 
     def remember(self, batch: Batch) -> None:

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lstsd.arguments import check_distillation
-from keras_lstsd.losses import kl_divergence
+from keras_lstsd.losses import kl_of_softened, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import SampleTable
 
@@ -87,7 +87,7 @@ class LSTSD(SelfDistillation):
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
-        size = (self.num_samples, self.num_classes, self.table_dtype)
+        size = (self.num_samples, self.num_classes, self.table_dtype, self.temperature)
         self.short_term = SampleTable(*size, name="short_term")
         self.long_term = SampleTable(*size, name="long_term")
         self.pending = SampleTable(*size, name="pending")
@@ -95,30 +95,26 @@ class LSTSD(SelfDistillation):
     def distillation_loss(self, batch: Batch) -> Any:
         """long_weight KL[p || q_long] + short_weight KL[p || q_short], Eq. 1."""
         weights = {"long_term": self.long_weight, "short_term": self.short_weight}
-        asked = {
-            name: self.ask(getattr(self, name), batch) for name, weight in weights.items() if weight
-        }
-        nothing = ops.zeros_like(batch.logits[:, 0])
-        batch.logs.update(dict.fromkeys(self.logged, nothing))
-        if not asked:
-            return nothing
-        # Both teachers in one tensor [batch, teachers, classes]: half as many operations. Of two
-        # divergences TensorFlow's rewriting of graphs makes sums that each process rounds its way.
-        teachers, known = (ops.stack(part, axis=1) for part in zip(*asked.values(), strict=True))
-        batch.logs["teacher_coverage"] = ops.any(known, axis=1)
-        student = ops.stack([batch.logits] * len(asked), axis=1)
-        divergence = kl_divergence(student, teachers, self.temperature, self.kl, known=known)
-        terms = dict(zip(asked, ops.unstack(divergence, len(asked), axis=1), strict=True))
-        batch.logs.update({f"{name}_loss": term for name, term in terms.items()})
-        return sum(weights[name] * term for name, term in terms.items())
+        weights = {name: weight for name, weight in weights.items() if weight}
+        batch.logs.update(dict.fromkeys(self.logged, ops.zeros_like(batch.logits[:, 0])))
+        if not weights:
+            return batch.logs["distillation_loss"]
+        # All teachers in one tensor: half as many operations. Of two divergences TensorFlow's
+        # rewriting of graphs makes sums that each process rounds its way.
+        teachers, known = self.ask([getattr(self, name) for name in weights], batch)
+        terms = kl_of_softened(batch.logits, teachers, self.temperature, self.kl, known)
+        batch.logs["teacher_coverage"] = ops.any(known, axis=0)
+        names = (f"{name}_loss" for name in weights)
+        batch.logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
+        return ops.sum([[weight] for weight in weights.values()] * terms, axis=0)
 
-    def ask(self, memory: Any, batch: Batch) -> tuple[Any, Any]:
-        """A teacher's logits `[batch, classes]`, and for which samples it has any `[batch]`."""
-        return batch.read(memory)
+    def ask(self, memories: list, batch: Batch) -> tuple[Any, Any]:
+        """What teachers say, softened: `[teachers, batch, classes]`, and of which samples."""
+        return batch.read(memories)
 
     def remember(self, batch: Batch) -> None:
         """z_i <- p(x_i), Algorithm 1, lines 14 and 16."""
-        self.pending.write(batch.sample_index, batch.log_probs)
+        self.pending.write(batch.sample_index, log_softmax(batch.logits, self.temperature))
 
     def on_epoch_edge(self, epoch: int) -> None:
         # Mini-generation 0 has no teachers: their tables stay unwritten until its end.

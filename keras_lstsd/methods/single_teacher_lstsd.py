@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lstsd.losses import log_softmax
 from keras_lstsd.methods.lstsd import LSTSD
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.snapshots import Snapshot
@@ -66,9 +67,10 @@ class SingleTeacherLSTSD(LSTSD):
         self.short_term = Snapshot(self.student, name="short_term")
         self.long_term = Snapshot(self.student, name="long_term")
 
-    def ask(self, memory: Snapshot, batch: Batch) -> tuple[Any, Any]:
-        logits = memory.logits(self, batch.inputs)
-        return logits, ops.broadcast_to(memory.known, ops.shape(batch.sample_index))
+    def ask(self, memories: list[Snapshot], batch: Batch) -> tuple[Any, Any]:
+        logits = ops.stack([memory.logits(self, batch.inputs) for memory in memories])
+        known = ops.stack([memory.known for memory in memories])[:, None]
+        return log_softmax(logits, self.temperature), ops.broadcast_to(known, ops.shape(logits)[:2])
 
     def remember(self, batch: Batch) -> None:
         """Nothing: the weights are copied at the edges."""

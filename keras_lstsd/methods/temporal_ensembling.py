@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_lstsd.arguments import check_distillation, check_momentum
-from keras_lstsd.losses import SMALLEST, kl_divergence
+from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
 from keras_lstsd.tables import SampleTable
 
@@ -76,7 +76,7 @@ class TemporalEnsembling(SelfDistillation):
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
-        size = (self.num_samples, self.num_classes, self.table_dtype)
+        size = (self.num_samples, self.num_classes, self.table_dtype, self.temperature)
         self.ensemble = SampleTable(*size, name="ensemble")
         self.pending = SampleTable(*size, name="pending")
         self.updates = self.add_weight(
@@ -94,27 +94,24 @@ class TemporalEnsembling(SelfDistillation):
             return batch.logs["teacher_coverage"]
         teacher, known = batch.read(self.ensemble)
         batch.logs["teacher_coverage"] = known
-        return self.weight * kl_divergence(
-            batch.logits, teacher, self.temperature, self.kl, known=known
-        )
+        return self.weight * kl_of_softened(batch.logits, teacher, self.temperature, self.kl, known)
 
     def remember(self, batch: Batch) -> None:
-        self.pending.write(batch.sample_index, batch.log_probs)
+        self.pending.write(batch.sample_index, log_softmax(batch.logits, self.temperature))
 
     def on_epoch_edge(self, epoch: int) -> None:
-        """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps ln(Z / (1 - a^k))."""
+        """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps q = Z / (1 - a^k)."""
         met = ops.cast(self.pending.rows[:, :1] <= 0, "float32")
         before = ops.cast(self.updates, "float32")[:, None]
         after = before + met
         ensemble, latest = (
-            ops.exp(ops.minimum(ops.cast(table.rows, "float32"), 0.0))
+            ops.exp(log_softmax(table.rows, 1 / self.temperature))
             for table in (self.ensemble, self.pending)
         )
         z = self.momentum * (1 - self.momentum**before) * ensemble + (1 - self.momentum) * latest
         corrected = ops.log(ops.maximum(z / (1 - self.momentum ** ops.maximum(after, 1)), SMALLEST))
-        rows = ops.where(
-            met > 0, ops.minimum(corrected, 0.0), ops.cast(self.ensemble.rows, "float32")
-        )
+        softened = log_softmax(corrected, self.temperature)
+        rows = ops.where(met > 0, softened, ops.cast(self.ensemble.rows, "float32"))
         self.ensemble.rows.assign(ops.cast(rows, self.ensemble.rows.dtype))
         self.updates.assign(ops.cast(after[:, 0], "int32"))
         self.pending.clear()

@@ -229,7 +229,7 @@ def test_a_mixture_with_a_sample_that_has_no_teacher_has_none():
 
     model.long_term.write([0, 1], np.log(np.full((2, CLASSES), 1 / CLASSES, "float32")))
     mixing = np.array([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 1, 0]], "float32")
-    batch = Batch(None, None, np.array([0, 1, 2], "int32"), *[None] * 3, {}, mixing)
+    batch = Batch(None, None, np.array([0, 1, 2], "int32"), None, None, {}, mixing)
     _, known = batch.read(model.long_term)
     assert keras.ops.convert_to_numpy(known).tolist() == [True, False, True]
 

@@ -8,6 +8,7 @@
 arrays, for several students, XLA off and on, and steps_per_execution 1 and 32. All trainings are
 alive at once and go on in turn, a few steps each, edges of epochs not timed; all pause as long, as
 what a training finds in the processor's caches depends on it. The ratio is to plain of the round.
+Where a model lies in memory makes some percent: all are built anew, and do all rounds again.
 `distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size;
 `plain` among the methods is plain training of one model more: what its ratio is off 1 is what the
 measurement itself is off.
@@ -57,7 +58,9 @@ from recipes import comparison
 WHAT = flags.DEFINE_enum(
     "what", "step", ["step", "compile", "edge", "memory", "pipeline", "text"], "What to measure."
 )
-STUDENT = flags.DEFINE_string("student", "mlp,text_cnn,resnet20", "Comma-separated, or all.")
+STUDENT = flags.DEFINE_string(
+    "student", "mlp,text_cnn,small_text_cnn,resnet20", "Comma-separated, or all."
+)
 METHOD = flags.DEFINE_string(
     "method",
     "plain,lstsd,temporal_ensembling,dups,mean_teacher,snapshot_distillation,"
@@ -74,6 +77,7 @@ STEPS_PER_EXECUTION = flags.DEFINE_multi_integer(
     "steps_per_execution", [1, 32], "As in `compile`; give it twice for both.", 1
 )
 ROUNDS = flags.DEFINE_integer("rounds", 11, "Times that each is measured, in turn.", 1)
+BUILDS = flags.DEFINE_integer("builds", 2, "`step`: so many models of each do all rounds.", 1)
 SAMPLES = flags.DEFINE_integer("samples", 20_000, "Images of an epoch; a tenth of it texts.", 1)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "results/benchmark", "Where tables are written.")
 BATCH_SIZE = 128
@@ -126,13 +130,10 @@ class Student:
 STUDENTS = {
     "mlp": Student(mlp, (784,), 10, 128, steps=1024, turn=16),
     "text_cnn": Student(
-        partial(text_cnn, 10_000, num_classes=2, length=80, embedding_dim=32, filters=100),
-        (80,),
-        2,
-        32,
-        steps=4096,
-        turn=8,
-        words=10_000,
+        partial(text_cnn, 10_000, 2, 80), (80,), 2, 32, steps=512, turn=1, words=10_000
+    ),
+    "small_text_cnn": Student(
+        partial(text_cnn, 10_000, 2, 80, 32), (80,), 2, 32, steps=4096, turn=8, words=10_000
     ),
     "resnet20": Student(
         partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=128, turn=1
@@ -260,9 +261,9 @@ def chosen() -> Iterable[tuple[str, Student, bool]]:
                 yield name, STUDENTS[name], xla == "on"
 
 
-def ratios_row(trainings: Sequence[Callable[[], float]], rounds: int, unit: float = 1) -> list[str]:
+def ratios_row(figures: Iterable[list[float]], unit: float = 1) -> list[str]:
     """The median of the first, plain training, and the others' ratios to it of the same round."""
-    first, *others = in_turn(dict(enumerate(trainings)), rounds).values()
+    first, *others = figures
     ratios = ([it / base for it, base in zip(values, first, strict=True)] for values in others)
     return [f"{statistics.median(first) / unit:.2f}", *map(with_interval, ratios)]
 
@@ -272,22 +273,26 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
     for (name, student, xla), executed in itertools.product(chosen(), STEPS_PER_EXECUTION.value):
         if 2 * executed > student.steps or 1 == student.turn < executed:
             continue  # A step that is a turn of its own has nothing to gain from it.
-        keras.backend.clear_session()
-        gc.collect()
         data, turn = student.data(student.steps), max(executed, student.turn)
-        trainings = [
-            Turns(
-                turn,
-                trainable(student, method, len(data[0]), xla, steps_per_execution=executed),
-                *data,
-                batch_size=student.batch_size,
-            )
-            for method in ("plain", *methods)
-        ]
-        # The first round, not counted, compiles. Steps without teachers compute as much.
-        row = ratios_row(trainings, ROUNDS.value, unit=1e-3)
-        for training in trainings:
-            training.end()
+        figures = [[] for _ in ("plain", *methods)]
+        for _ in range(BUILDS.value):
+            keras.backend.clear_session()
+            gc.collect()
+            trainings = [
+                Turns(
+                    turn,
+                    trainable(student, method, len(data[0]), xla, steps_per_execution=executed),
+                    *data,
+                    batch_size=student.batch_size,
+                )
+                for method in ("plain", *methods)
+            ]
+            # The first round, not counted, compiles. Steps without teachers compute as much.
+            measured = in_turn(dict(enumerate(trainings)), ROUNDS.value)
+            for number, training in enumerate(trainings):
+                figures[number] += measured[number]
+                training.end()
+        row = ratios_row(figures, unit=1e-3)
         yield [name, "on" if xla else "off", str(executed), *row]
 
 
@@ -302,10 +307,12 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
 def compile_time(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "plain, s", *methods]
     for name, student, xla in chosen():
-        trainings = [
-            partial(first_step_seconds, student, method, xla) for method in ("plain", *methods)
-        ]
-        yield [name, "on" if xla else "off", *ratios_row(trainings, ROUNDS.value)]
+        measures = {
+            number: partial(first_step_seconds, student, method, xla)
+            for number, method in enumerate(("plain", *methods))
+        }
+        row = ratios_row(in_turn(measures, ROUNDS.value).values())
+        yield [name, "on" if xla else "off", *row]
 
 
 def edge(methods: Sequence[str]) -> Iterable[list[str]]:

@@ -106,7 +106,8 @@ class LSTSD(SelfDistillation):
         batch.logs["teacher_coverage"] = ops.any(known, axis=0)
         names = (f"{name}_loss" for name in weights)
         batch.logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
-        return ops.sum([[weight] for weight in weights.values()] * terms, axis=0)
+        factors = ops.convert_to_tensor([[weight] for weight in weights.values()], "float32")
+        return ops.sum(factors * terms, axis=0)
 
     def ask(self, memories: list, batch: Batch) -> tuple[Any, Any]:
         """What teachers say, softened: `[teachers, batch, classes]`, and of which samples."""

@@ -9,8 +9,8 @@ class RotateTeachers(keras.callbacks.Callback):
     At the beginning of an epoch it calls `model.begin_epoch()`, which makes what the last epoch
     (and, at its edges, the last mini-generation) recorded the teacher of the next one; at the end
     `model.end_epoch(logs)`, which adds what the method logs and reports bad input. `fit` adds it
-    when it is not among the callbacks; name it yourself in a `keras.callbacks.CallbackList` of
-    your own.
+    when it is not among the callbacks; in a `keras.callbacks.CallbackList` of your own name it
+    first, so that the others see what it adds.
 
     Raises:
         ValueError: when it is given to a model that has no teachers.

@@ -160,11 +160,12 @@ class SelfDistillation(keras.Model):
         self._epoch = self._counter("epoch", -1)
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
         self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
-        # Over the samples of this epoch: what is logged, how many, how many with a known index.
+        # Over the samples of this epoch: what is logged, how many, how many outside the table.
         self._sums = keras.Variable(
             np.zeros(len(self.logged) + 2),
             dtype="float32",
             trainable=False,
+            autocast=False,
             aggregation="sum",
             synchronization="on_read",
             name="sums",
@@ -223,9 +224,9 @@ class SelfDistillation(keras.Model):
             guided = self._aggregate_additional_loss(_mean(guidance))
             loss = loss + ops.cast(guided, loss.dtype)
             batch.logs["distillation_loss"] = guidance
-        exists = ops.cast(inside(batch.sample_index, self.num_samples), "float32")
+        outside = ops.cast(~inside(batch.sample_index, self.num_samples), "float32")
         columns = [ops.cast(batch.logs[name], "float32") for name in self.logged]
-        add(self._sums, ops.sum(ops.stack([*columns, ops.ones_like(exists), exists]), axis=-1))
+        add(self._sums, ops.sum(ops.stack([*columns, ops.ones_like(outside), outside]), axis=-1))
         return loss
 
     def train_step(self, *args):
@@ -326,13 +327,12 @@ class SelfDistillation(keras.Model):
         Raises:
             ValueError: for an index outside the table; for a loss or a weight that is not finite.
         """
-        *sums, count, exist = ops.convert_to_numpy(self._sums)
+        *sums, count, outside = ops.convert_to_numpy(self._sums)
         means = (float(total / max(count, 1)) for total in sums)
         logs.update(zip(self.logged, means, strict=True))
-        outside = int(count - exist)
         if outside:
             raise ValueError(
-                f"`sample_index` must tell the samples apart. Received: {outside} samples in "
+                f"`sample_index` must tell the samples apart. Received: {outside:.0f} samples in "
                 f"epoch {self.epoch} whose index lies outside [0, num_samples={self.num_samples})"
                 "; they had no teacher and were not stored. Expected: indices that count from 0, "
                 f"as `with_sample_index` makes them, and `{type(self).__name__}(student, "

@@ -3,9 +3,10 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_lstsd.losses import SMALLEST, log_softmax
+from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
 
 # A log-probability is never positive, so a positive entry marks a row that nobody wrote.
 UNWRITTEN = 1.0
@@ -74,7 +75,7 @@ class SampleTable(keras.layers.Layer):
     def write(self, index: Any, log_probs: Any) -> None:
         """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one counts.
 
-        They are as `losses.log_softmax(logits, T)` gives them: not above 0, not below -6e4.
+        They are as `losses.log_softmax(logits, T)` gives them, with the table's T.
 
         On several replicas each writes the rows of all, so that every copy of the table is whole.
 
@@ -96,7 +97,8 @@ class SampleTable(keras.layers.Layer):
         log_probs = _gather(log_probs, order)
         is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
         storable = is_last & ops.all(ops.isfinite(log_probs), axis=-1)
-        rows = ops.cast(log_probs, self.rows.dtype)
+        # A rounded log(1) must not pass for a row that nobody wrote.
+        rows = ops.cast(ops.minimum(log_probs, 0.0), self.rows.dtype)
         _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
         # Nobody's row stays unwritten: cheaper so than to choose among rows before.
         nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
@@ -117,7 +119,10 @@ class SampleTable(keras.layers.Layer):
         They are those of temperature 1, whatever T the rows have.
         """
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        return ops.convert_to_numpy(log_softmax(rows, 1 / self.temperature)), rows[:, 0] <= 0
+        known, rows = rows[:, 0] <= 0, rows * self.temperature
+        rows -= rows.max(axis=-1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
+        return np.maximum(rows, LOG_FLOOR), known
 
 
 def read(index: Any, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]:

@@ -292,6 +292,7 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
             for number, training in enumerate(trainings):
                 figures[number] += measured[number]
                 training.end()
+            del training, trainings
         row = ratios_row(figures, unit=1e-3)
         yield [name, "on" if xla else "off", str(executed), *row]
 

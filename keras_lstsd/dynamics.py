@@ -62,7 +62,7 @@ def beliefs(model: SelfDistillation) -> np.ndarray:
     count = np.zeros((model.num_samples, 1), "float32")
     for table in model.sample_tables.values():
         log_probs, known = table.numpy()
-        total += np.where(known[:, None], np.exp(np.minimum(log_probs, 0)), 0)
+        total += np.where(known[:, None], np.exp(log_probs), 0)
         count += known[:, None]
     with np.errstate(invalid="ignore"):
         return total / count
@@ -117,7 +117,7 @@ def disagreement(model: SelfDistillation) -> np.ndarray:
     (short, known_short), (long, known_long) = (
         tables[name].numpy() for name in ("short_term", "long_term")
     )
-    distance = np.abs(np.exp(np.minimum(short, 0)) - np.exp(np.minimum(long, 0))).sum(-1) / 2
+    distance = np.abs(np.exp(short) - np.exp(long)).sum(-1) / 2
     return np.where(known_short & known_long, distance, np.nan).astype("float32")
 
 
@@ -309,7 +309,7 @@ def ranked(confidence: np.ndarray) -> np.ndarray:
 
 def _given(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Probabilities of the given labels."""
-    return np.exp(np.minimum(log_probs[np.arange(len(labels)), labels], 0.0))
+    return np.exp(log_probs[np.arange(len(labels)), labels])
 
 
 def _labels(y: Any, num_samples: int | None = None, num_classes: int | None = None) -> np.ndarray:

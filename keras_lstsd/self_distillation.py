@@ -145,7 +145,10 @@ class SelfDistillation(keras.Model):
         """Hook 5: before mini-generation 1, 2, ..., after hook 4."""
 
     def compiled_loss_weight(self, batch: Batch) -> Any:
-        """What each sample's compiled loss is multiplied by `[batch]`; None leaves it as it is."""
+        """What each sample's compiled loss is multiplied by `[batch]`; None leaves it as it is.
+
+        Called after hook 1, whose `batch.logs` it may read.
+        """
         return None
 
     # === Building and calling ===
@@ -209,13 +212,13 @@ class SelfDistillation(keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         batch = self._batch(x, y, y_pred, sample_weight)
+        guidance = self.distillation_loss(batch)
         weight = self.compiled_loss_weight(batch)
         if weight is None:
             weight = sample_weight
         elif sample_weight is not None:
             weight = weight * batch.sample_weight
         loss = super().compute_loss(x, y, y_pred, weight, training)
-        guidance = self.distillation_loss(batch)
         self.remember(batch)
         if guidance is not None:
             if sample_weight is not None:

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
 
-# A log-probability is never positive, so a positive entry marks a row that nobody wrote.
+# A log-probability is never positive, but for rounding: an entry of 1 marks a row nobody wrote.
 UNWRITTEN = 1.0
 
 
@@ -97,8 +97,7 @@ class SampleTable(keras.layers.Layer):
         log_probs = _gather(log_probs, order)
         is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
         storable = is_last & ops.all(ops.isfinite(log_probs), axis=-1)
-        # A rounded log(1) must not pass for a row that nobody wrote.
-        rows = ops.cast(ops.minimum(log_probs, 0.0), self.rows.dtype)
+        rows = ops.cast(log_probs, self.rows.dtype)
         _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
         # Nobody's row stays unwritten: cheaper so than to choose among rows before.
         nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
@@ -119,7 +118,7 @@ class SampleTable(keras.layers.Layer):
         They are those of temperature 1, whatever T the rows have.
         """
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        known, rows = rows[:, 0] <= 0, rows * self.temperature
+        known, rows = written(rows), rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
         return np.maximum(rows, LOG_FLOOR), known
@@ -137,11 +136,16 @@ def read(index: Any, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]
     else:
         rows = _gather(tables.rows, index)
     rows = ops.stop_gradient(ops.cast(rows, "float32"))
-    known = rows[..., 0] <= 0
+    known = written(rows)
     if first.rows.dtype == "float16":
         # What was rounded no longer sums to 1, and a divergence would tell of that alone.
         rows = ops.where(known[..., None], log_softmax(rows), rows)
     return rows, known
+
+
+def written(rows: Any) -> Any:
+    """Which rows `[..., classes]`, of a table or gathered from it, somebody wrote."""
+    return rows[..., 0] < UNWRITTEN
 
 
 def _own_or_nobodys(index: Any, num_samples: int) -> Any:
@@ -200,9 +204,9 @@ class ClassTable(keras.layers.Layer):
             labels = ops.convert_to_tensor(labels)
             exist = inside(labels, self.num_classes)
             rows = ops.stop_gradient(_gather(self.rows, ops.where(exist, labels, 0)))
-            return rows, exist & (rows[:, 0] <= 0)
+            return rows, exist & written(rows)
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
-        return mixed(labels, rows, rows[:, 0] <= 0)
+        return mixed(labels, rows, written(rows))
 
     def collect(self, labels: Any, probabilities: Any) -> None:
         """Collects probabilities `[batch, classes]` of samples with such labels as `read` takes."""
@@ -226,7 +230,7 @@ class ClassTable(keras.layers.Layer):
         sums, counts = self.sums[:, :-1], self.sums[:, -1:]
         means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
         rows = ops.convert_to_tensor(self.rows)
-        self.rows.assign(ops.where(counts > 0, ops.minimum(means, 0.0), rows))
+        self.rows.assign(ops.where(counts > 0, means, rows))
         self.drop()
 
     def drop(self) -> None:

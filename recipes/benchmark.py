@@ -113,7 +113,8 @@ class Student:
     steps: int
     """Of an epoch: many, as at its end tf.data has the machine wait for seconds."""
     turn: int
-    """Steps timed as one: long enough to be measured, too short for the machine to change."""
+    """Steps timed in a row: enough for the caches to be a training's own, too few for the machine
+    to change."""
     words: int | None = None
     """Inputs are numbers of words, below this one."""
 
@@ -128,12 +129,12 @@ class Student:
 
 
 STUDENTS = {
-    "mlp": Student(mlp, (784,), 10, 128, steps=1024, turn=16),
+    "mlp": Student(mlp, (784,), 10, 128, steps=1024, turn=64),
     "text_cnn": Student(
-        partial(text_cnn, 10_000, 2, 80), (80,), 2, 32, steps=512, turn=1, words=10_000
+        partial(text_cnn, 10_000, 2, 80), (80,), 2, 32, steps=512, turn=4, words=10_000
     ),
     "small_text_cnn": Student(
-        partial(text_cnn, 10_000, 2, 80, 32), (80,), 2, 32, steps=4096, turn=8, words=10_000
+        partial(text_cnn, 10_000, 2, 80, 32), (80,), 2, 32, steps=4096, turn=32, words=10_000
     ),
     "resnet20": Student(
         partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=128, turn=1
@@ -180,6 +181,9 @@ def fit_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, **fit: Any) ->
 class Turns(keras.callbacks.Callback):
     """A `fit` without end, in a thread of its own, that goes on for a few steps when it is called.
 
+    It tells the median of their times: one step in which the machine was taken away for a while
+    would make more of a mean than what is measured.
+
     So ten trainings are compared within a second (a large network's within ten); between whole
     epochs in turn the machine changes by more than what is measured. Neither the edge of an epoch
     nor an execution after it, or after a pause, is timed: what another training put out of the
@@ -202,7 +206,7 @@ class Turns(keras.callbacks.Callback):
         threading.Thread(target=train, daemon=True).start()
 
     def __call__(self) -> float:
-        """Goes on: seconds a step."""
+        """Goes on: seconds a step, the median."""
         self.may_go.release()
         self.has_gone.acquire()
         if self.failure:
@@ -215,21 +219,22 @@ class Turns(keras.callbacks.Callback):
         self.has_gone.acquire()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.begun = None
+        self.last, self.times = None, []
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.begun is not None and batch - self.begun[0] < self.steps:
-            return
         float(logs["loss"])  # JAX goes on before it has finished.
         now = time.perf_counter()
-        if self.begun is None:
-            self.begun = batch, now
-            return
-        self.seconds = (now - self.begun[1]) / (batch - self.begun[0])
-        self.has_gone.release()
-        self.may_go.acquire()
-        self.model.stop_training = self.over
-        self.begun = None
+        if self.last is not None:
+            steps = batch - self.last[0]
+            self.times.append((now - self.last[1]) / steps)
+            if len(self.times) * steps >= self.steps:
+                self.seconds = statistics.median(self.times)
+                self.has_gone.release()
+                self.may_go.acquire()
+                self.model.stop_training = self.over
+                self.on_epoch_begin(0)
+                return
+        self.last = batch, now
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -271,8 +276,8 @@ def ratios_row(figures: Iterable[list[float]], unit: float = 1) -> list[str]:
 def step(methods: Sequence[str]) -> Iterable[list[str]]:
     yield ["student", "XLA", "steps per execution", "plain, ms a step", *methods]
     for (name, student, xla), executed in itertools.product(chosen(), STEPS_PER_EXECUTION.value):
-        if 2 * executed > student.steps or 1 == student.turn < executed:
-            continue  # A step that is a turn of its own has nothing to gain from it.
+        if 2 * executed > student.steps or student.turn < min(executed, 8):
+            continue  # A step of which few are a turn has nothing to gain from it.
         data, turn = student.data(student.steps), max(executed, student.turn)
         figures = [[] for _ in ("plain", *methods)]
         for _ in range(BUILDS.value):

@@ -55,6 +55,14 @@ def test_a_row_that_is_not_finite_is_not_stored(value):
     np.testing.assert_allclose(log_probs[0], rows([0.1, 0.9])[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_logarithm_of_one_that_was_rounded_upwards_is_known(dtype):
+    table = SampleTable(1, 2, dtype=dtype)
+    table.write(np.array([0]), np.array([[6e-8, -20.0]], "float32"))
+    assert numpy(table.read(np.array([0]))[1]).all()
+    assert table.numpy()[1].all()
+
+
 def test_float16_takes_half_the_memory_and_holds_tiny_probabilities():
     table = SampleTable(1023, 100, dtype="float16")
     assert table.mebibytes == 1024 * 100 * 2 / 2**20

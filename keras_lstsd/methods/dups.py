@@ -92,8 +92,7 @@ class DUPS(SelfDistillation):
         """student_weight where the class has a teacher."""
         if self.student_weight == 1:
             return None
-        _, known = self.class_table.read(self.labels(batch))
-        return ops.where(known, float(self.student_weight), 1.0)
+        return ops.where(batch.logs["teacher_coverage"], float(self.student_weight), 1.0)
 
     def distillation_loss(self, batch: Batch) -> Any:
         """teacher_weight KL[q_c || p_T]; q_c is softened already."""

@@ -81,8 +81,7 @@ class SnapshotDistillation(SelfDistillation):
         """student_weight from mini-generation 1 on."""
         if self.student_weight == 1:
             return None
-        weight = ops.where(self.snapshot.known, float(self.student_weight), 1.0)
-        return ops.broadcast_to(weight, ops.shape(batch.sample_index))
+        return ops.where(batch.logs["teacher_coverage"], float(self.student_weight), 1.0)
 
     def distillation_loss(self, batch: Batch) -> Any:
         """teacher_weight KL[softmax(z_teacher / T) || p]."""

@@ -8,7 +8,7 @@ from keras import ops
 from keras_lstsd.arguments import check_distillation, check_momentum
 from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax
 from keras_lstsd.self_distillation import Batch, SelfDistillation
-from keras_lstsd.tables import SampleTable
+from keras_lstsd.tables import SampleTable, written
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -101,7 +101,7 @@ class TemporalEnsembling(SelfDistillation):
 
     def on_epoch_edge(self, epoch: int) -> None:
         """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps q = Z / (1 - a^k)."""
-        met = ops.cast(self.pending.rows[:, :1] <= 0, "float32")
+        met = ops.cast(written(self.pending.rows), "float32")[:, None]
         before = ops.cast(self.updates, "float32")[:, None]
         after = before + met
         ensemble, latest = (

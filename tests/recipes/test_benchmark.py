@@ -59,6 +59,29 @@ def test_a_turn_times_no_step_after_a_pause_or_an_edge(monkeypatch):
     assert figures == [1.0] * 6
 
 
+def test_a_step_in_which_the_machine_was_away_counts_as_one_of_many(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+
+    class Training:
+        stop_training = False
+
+        def fit(self, x, batch_size, epochs, verbose, callbacks):
+            (callback,) = callbacks
+            callback.set_model(self)
+            callback.on_epoch_begin(0)
+            for batch in range(3, 10**6, 4):  # as of four steps an execution
+                now[0] += 800 if batch % 5 == 0 else 8
+                callback.on_train_batch_end(batch, {"loss": 1.0})
+                if self.stop_training:
+                    return
+
+    turn = benchmark.Turns(20, Training(), None, batch_size=1)
+    figures = [turn() for _ in range(6)]
+    turn.end()
+    assert figures == [2.0] * 6
+
+
 @pytest.mark.parametrize(
     ("n", "ranks"), [(1, (1, 1)), (5, (1, 5)), (6, (1, 6)), (11, (2, 10)), (25, (8, 18))]
 )

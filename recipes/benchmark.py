@@ -6,9 +6,10 @@
 
 `step`: time of a training step of each method over that of plain `keras.Model.fit` on the same
 arrays, for several students, XLA off and on, and steps_per_execution 1 and 32. All trainings are
-alive at once and go on in turn, a few steps each, edges of epochs not timed; all pause as long, as
-what a training finds in the processor's caches depends on it. The ratio is to plain of the round.
-Where a model lies in memory makes some percent: all are built anew, and do all rounds again.
+alive at once and go on in turn, some steps each, of which the median counts, edges of epochs not
+timed; all pause as long, as what a training finds in the processor's caches depends on it. The
+ratio is to plain of the round. Where a model lies in memory makes some percent: all are built anew,
+and do all rounds again.
 `distiller` is Keras's own `keras.distillation.Distiller` with a teacher of the student's size;
 `plain` among the methods is plain training of one model more: what its ratio is off 1 is what the
 measurement itself is off.
@@ -179,15 +180,13 @@ def fit_seconds(model: keras.Model, x: np.ndarray, y: np.ndarray, **fit: Any) ->
 
 
 class Turns(keras.callbacks.Callback):
-    """A `fit` without end, in a thread of its own, that goes on for a few steps when it is called.
+    """A `fit` without end, in a thread of its own, that goes on for some steps when it is called.
 
-    It tells the median of their times: one step in which the machine was taken away for a while
-    would make more of a mean than what is measured.
-
-    So ten trainings are compared within a second (a large network's within ten); between whole
-    epochs in turn the machine changes by more than what is measured. Neither the edge of an epoch
-    nor an execution after it, or after a pause, is timed: what another training put out of the
-    processor's caches would count as the method's.
+    So ten trainings are compared within a second or a few (a large network's within ten); between
+    whole epochs in turn the machine changes by more than what is measured. Neither the edge of an
+    epoch nor an execution after it, or after a pause, is timed: what another training put out of
+    the processor's caches would count as the method's. Of the steps' times the median is told: a
+    step in which the machine was taken away would make more of a mean than what is measured.
     """
 
     def __init__(self, steps: int, model: keras.Model, *data: np.ndarray, batch_size: int):
@@ -224,17 +223,18 @@ class Turns(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         float(logs["loss"])  # JAX goes on before it has finished.
         now = time.perf_counter()
-        if self.last is not None:
-            steps = batch - self.last[0]
-            self.times.append((now - self.last[1]) / steps)
-            if len(self.times) * steps >= self.steps:
-                self.seconds = statistics.median(self.times)
-                self.has_gone.release()
-                self.may_go.acquire()
-                self.model.stop_training = self.over
-                self.on_epoch_begin(0)
-                return
-        self.last = batch, now
+        self.last, before = (batch, now), self.last
+        if before is None:
+            return
+        steps = batch - before[0]
+        self.times.append((now - before[1]) / steps)
+        if len(self.times) * steps < self.steps:
+            return
+        self.seconds = statistics.median(self.times)
+        self.has_gone.release()
+        self.may_go.acquire()
+        self.model.stop_training = self.over
+        self.last, self.times = None, []
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

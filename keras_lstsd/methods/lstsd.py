@@ -103,7 +103,7 @@ class LSTSD(SelfDistillation):
         # rewriting of graphs makes sums that each process rounds its way.
         teachers, known = self.ask([getattr(self, name) for name in weights], batch)
         terms = kl_of_softened(batch.logits, teachers, self.temperature, self.kl, known)
-        batch.logs["teacher_coverage"] = ops.max(ops.cast(known, "float32"), axis=0)
+        batch.logs["teacher_coverage"] = ops.any(known, axis=0)
         names = (f"{name}_loss" for name in weights)
         batch.logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
         factors = ops.convert_to_tensor([[weight] for weight in weights.values()], "float32")

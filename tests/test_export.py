@@ -50,7 +50,7 @@ def trained(student, x, y, cls=LSTSD, **arguments):
         if student.output_shape[-1] == 1
         else keras.losses.SparseCategoricalCrossentropy(from_logits=model.from_logits)
     )
-    model.compile(keras.optimizers.Adam(0.1), loss)
+    model.compile(keras.optimizers.Adam(0.03), loss)
     model.fit(x, y, batch_size=4, epochs=3, verbose=0)
     return model
 

@@ -27,7 +27,9 @@ def log_softmax(logits: Any, temperature: float = 1.0) -> Any:
     Example:
         >>> keras_lstsd.losses.log_softmax([[0.0, 0.0]])   # [[-0.693, -0.693]]
     """
-    return ops.maximum(ops.log_softmax(_scaled(logits, temperature), axis=-1), LOG_FLOOR)
+    logits = ops.cast(logits, "float32")
+    scaled = logits if temperature == 1 else logits / temperature
+    return ops.maximum(ops.log_softmax(scaled, axis=-1), LOG_FLOOR)
 
 
 def kl_divergence(
@@ -98,7 +100,7 @@ def kl_of_softened(
         >>> teacher = keras_lstsd.losses.log_softmax([[0.0, 0.0]], 2.0)
         >>> keras_lstsd.losses.kl_of_softened([[2.0, 0.0]], teacher, 2.0)   # [0.111]
     """
-    student, teacher = _scaled(student_logits, temperature), ops.cast(teacher_log_probs, "float32")
+    student, teacher = (ops.cast(it, "float32") for it in (student_logits, teacher_log_probs))
     shapes = tuple(student.shape), tuple(teacher.shape)
     own = shapes[1][-len(shapes[0]) :]
     if len(own) < len(shapes[0]) or any(
@@ -109,54 +111,59 @@ def kl_of_softened(
             f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: one shape; write "
             "`ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
         )
-    weight = ops.ones_like(teacher[..., 0]) if known is None else ops.cast(known, "float32")
-    if direction == "reverse":
-        return _reverse(student, teacher, weight)
-    if direction == "forward":
-        return _forward(student, teacher, weight)
-    raise ValueError(
-        "`direction` names the side whose probabilities weigh the KL divergence. "
-        f"Received: {direction!r}. Expected: 'reverse' (KL[student || teacher]) or 'forward' "
-        "(KL[teacher || student])."
-    )
+    if direction not in ("reverse", "forward"):
+        raise ValueError(
+            "`direction` names the side whose probabilities weigh the KL divergence. "
+            f"Received: {direction!r}. Expected: 'reverse' (KL[student || teacher]) or 'forward' "
+            "(KL[teacher || student])."
+        )
+    if known is not None:
+        # Who has no teacher is told what it says itself: that costs nothing and moves nothing.
+        itself = ops.stop_gradient(log_softmax(student, temperature))
+        teacher = ops.where(ops.expand_dims(known, -1), teacher, itself)
+    return (_reverse if direction == "reverse" else _forward)(student, teacher, temperature)
 
 
-def _scaled(logits: Any, temperature: float) -> Any:
-    logits = ops.cast(logits, "float32")
-    return logits if temperature == 1 else logits / temperature
+# Gradients are written out: those of the parts take three times as many operations. In them the
+# temperature stands beside `upstream`, which is a constant more often than not.
 
 
-# Gradients are written out: those of the parts take three times as many operations.
+def _reverse(z: Any, log_q: Any, temperature: float) -> Any:
+    """KL[p || q], p = softmax(z / T); by z it is `p (ln p - ln q - KL) / T`."""
+
+    @ops.custom_gradient
+    def divergence(z, log_q):
+        log_p = log_softmax(z, temperature)
+        p, difference = ops.exp(log_p), log_p - log_q
+        value = ops.sum(p * difference, axis=-1)
+
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            upstream = ops.expand_dims(upstream, -1)
+            by_z = upstream / temperature * p * (difference - ops.expand_dims(value, -1))
+            return _summed(by_z, z), -upstream * p
+
+        return value, gradient
+
+    return divergence(z, log_q)
 
 
-@ops.custom_gradient
-def _reverse(z: Any, log_q: Any, weight: Any) -> Any:
-    """`weight KL[p || q]`, p = softmax(z); by z it is `p (ln p - ln q - KL)`."""
-    log_p = log_softmax(z)
-    p, difference = ops.exp(log_p), log_p - log_q
-    value = ops.sum(p * difference, axis=-1)
+def _forward(z: Any, log_q: Any, temperature: float) -> Any:
+    """KL[q || p], p = softmax(z / T); by z it is `(p - q) / T`."""
 
-    def gradient(upstream: Any) -> tuple[Any, Any, Any]:
-        share = ops.expand_dims(upstream * weight, -1) * p
-        by_z = share * (difference - ops.expand_dims(value, -1))
-        return _summed(by_z, z), -share, upstream * value
+    @ops.custom_gradient
+    def divergence(z, log_q):
+        log_p, q = log_softmax(z, temperature), ops.exp(log_q)
+        difference = log_q - log_p
+        value = ops.sum(q * difference, axis=-1)
 
-    return value * weight, gradient
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            upstream = ops.expand_dims(upstream, -1)
+            by_z = upstream / temperature * (ops.exp(log_p) - q)
+            return _summed(by_z, z), upstream * q * (difference + 1)
 
+        return value, gradient
 
-@ops.custom_gradient
-def _forward(z: Any, log_q: Any, weight: Any) -> Any:
-    """`weight KL[q || p]`, p = softmax(z); by z it is `p - q`."""
-    log_p, q = log_softmax(z), ops.exp(log_q)
-    difference = log_q - log_p
-    value = ops.sum(q * difference, axis=-1)
-
-    def gradient(upstream: Any) -> tuple[Any, Any, Any]:
-        share = ops.expand_dims(upstream * weight, -1)
-        by_z = share * (ops.exp(log_p) - q)
-        return _summed(by_z, z), share * q * (difference + 1), upstream * value
-
-    return value * weight, gradient
+    return divergence(z, log_q)
 
 
 def _summed(gradient: Any, tensor: Any) -> Any:

@@ -215,14 +215,12 @@ class ClassTable(keras.layers.Layer):
         chosen = labels
         if len(labels.shape) == 1:
             chosen = ops.one_hot(labels, self.num_classes, dtype="float32")
-        finite = ops.all(ops.isfinite(probabilities), axis=-1, keepdims=True)
-        chosen = ops.where(finite, chosen, 0.0)
+        counted = ops.pad(probabilities, ((0, 0), (0, 1)), constant_values=1.0)
+        finite = ops.all(ops.isfinite(counted), axis=-1, keepdims=True)
+        counted = ops.where(finite, counted, 0.0)
         if self.peers is not None:
-            met = self.sums[:, -1] + ops.cumsum(chosen, axis=0)
+            met = self.sums[:, -1] + ops.cumsum(chosen * counted[:, -1:], axis=0)
             chosen = ops.where(met <= self.peers, chosen, 0.0)
-        counted = ops.concatenate(
-            [ops.where(finite, probabilities, 0.0), ops.ones_like(probabilities[:, :1])], axis=-1
-        )
         add(self.sums, ops.matmul(ops.transpose(chosen), counted))
 
     def rotate(self) -> None:
@@ -268,7 +266,8 @@ def row_numbers(index: Any, num_samples: int) -> Any:
 
 def inside(index: Any, num_samples: int) -> Any:
     """Which indices are rows of a table of that size."""
-    return (index >= 0) & (index < num_samples)
+    # A negative one, taken for unsigned, lies beyond any table.
+    return ops.cast(index, "uint32") < num_samples
 
 
 def add(variable: keras.Variable, amounts: Any) -> None:

@@ -157,8 +157,10 @@ def test_the_first_peers_count_also_over_batches():
     np.testing.assert_array_equal(ops.convert_to_numpy(known), [True, False])
 
 
-def test_what_is_not_finite_is_not_collected():
-    table = ClassTable(2)
+@pytest.mark.parametrize("peers", [None, 1])
+def test_what_is_not_finite_is_not_collected(peers):
+    """Nor does it stand in the place of a peer."""
+    table = ClassTable(2, peers)
     table.collect(np.array([0, 0]), np.array([[np.nan, 0.5], [0.3, 0.7]], "float32"))
     table.rotate()
     log_probs, _ = table.read(np.array([0]))

@@ -1,5 +1,6 @@
 """Divergences between two predictions: logits in, one float32 value per sample out."""
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -121,49 +122,40 @@ def kl_of_softened(
         # Who has no teacher is told what it says itself: that costs nothing and moves nothing.
         itself = ops.stop_gradient(log_softmax(student, temperature))
         teacher = ops.where(ops.expand_dims(known, -1), teacher, itself)
-    return (_reverse if direction == "reverse" else _forward)(student, teacher, temperature)
+    formula = _reverse if direction == "reverse" else _forward
+    return ops.custom_gradient(lambda z, log_q: formula(z, log_q, temperature))(student, teacher)
 
 
-# Gradients are written out: those of the parts take three times as many operations. In them the
-# temperature stands beside `upstream`, which is a constant more often than not.
+# Values with their gradients, written out: those of the parts take three times as many operations.
+# The temperature stands beside `upstream`, which is a constant more often than not.
 
 
-def _reverse(z: Any, log_q: Any, temperature: float) -> Any:
+def _reverse(z: Any, log_q: Any, temperature: float) -> tuple[Any, Callable]:
     """KL[p || q], p = softmax(z / T); by z it is `p (ln p - ln q - KL) / T`."""
+    log_p = log_softmax(z, temperature)
+    p, difference = ops.exp(log_p), log_p - log_q
+    value = ops.sum(p * difference, axis=-1)
 
-    @ops.custom_gradient
-    def divergence(z, log_q):
-        log_p = log_softmax(z, temperature)
-        p, difference = ops.exp(log_p), log_p - log_q
-        value = ops.sum(p * difference, axis=-1)
+    def gradient(upstream: Any) -> tuple[Any, Any]:
+        upstream = ops.expand_dims(upstream, -1)
+        by_z = upstream / temperature * p * (difference - ops.expand_dims(value, -1))
+        return _summed(by_z, z), -upstream * p
 
-        def gradient(upstream: Any) -> tuple[Any, Any]:
-            upstream = ops.expand_dims(upstream, -1)
-            by_z = upstream / temperature * p * (difference - ops.expand_dims(value, -1))
-            return _summed(by_z, z), -upstream * p
-
-        return value, gradient
-
-    return divergence(z, log_q)
+    return value, gradient
 
 
-def _forward(z: Any, log_q: Any, temperature: float) -> Any:
+def _forward(z: Any, log_q: Any, temperature: float) -> tuple[Any, Callable]:
     """KL[q || p], p = softmax(z / T); by z it is `(p - q) / T`."""
+    log_p, q = log_softmax(z, temperature), ops.exp(log_q)
+    difference = log_q - log_p
+    value = ops.sum(q * difference, axis=-1)
 
-    @ops.custom_gradient
-    def divergence(z, log_q):
-        log_p, q = log_softmax(z, temperature), ops.exp(log_q)
-        difference = log_q - log_p
-        value = ops.sum(q * difference, axis=-1)
+    def gradient(upstream: Any) -> tuple[Any, Any]:
+        upstream = ops.expand_dims(upstream, -1)
+        by_z = upstream / temperature * (ops.exp(log_p) - q)
+        return _summed(by_z, z), upstream * q * (difference + 1)
 
-        def gradient(upstream: Any) -> tuple[Any, Any]:
-            upstream = ops.expand_dims(upstream, -1)
-            by_z = upstream / temperature * (ops.exp(log_p) - q)
-            return _summed(by_z, z), upstream * q * (difference + 1)
-
-        return value, gradient
-
-    return divergence(z, log_q)
+    return value, gradient
 
 
 def _summed(gradient: Any, tensor: Any) -> Any:

@@ -201,7 +201,7 @@ class ClassTable(keras.layers.Layer):
         """
         if len(labels.shape) == 1:
             # On JAX a loss may take labels outside, such as -1, for none.
-            labels = ops.convert_to_tensor(labels)
+            labels = row_numbers(labels, self.num_classes)
             exist = inside(labels, self.num_classes)
             rows = ops.stop_gradient(_gather(self.rows, ops.where(exist, labels, 0)))
             return rows, exist & written(rows)
@@ -265,7 +265,7 @@ def row_numbers(index: Any, num_samples: int) -> Any:
 
 
 def inside(index: Any, num_samples: int) -> Any:
-    """Which indices are rows of a table of that size."""
+    """Which indices, int32, are rows of a table of that size."""
     # A negative one, taken for unsigned, lies beyond any table.
     return ops.cast(index, "uint32") < num_samples
 

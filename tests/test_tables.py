@@ -157,6 +157,15 @@ def test_the_first_peers_count_also_over_batches():
     np.testing.assert_array_equal(ops.convert_to_numpy(known), [True, False])
 
 
+@pytest.mark.parametrize("label", [-1, 2, 2**32])
+def test_a_label_outside_is_of_no_class(label):
+    table = ClassTable(2)
+    table.collect(np.array([0, 1]), np.full((2, 2), 0.5, "float32"))
+    table.rotate()
+    _, known = table.read(np.array([0, label]))
+    np.testing.assert_array_equal(ops.convert_to_numpy(known), [True, False])
+
+
 @pytest.mark.parametrize("peers", [None, 1])
 def test_what_is_not_finite_is_not_collected(peers):
     """Nor does it stand in the place of a peer."""

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -5,6 +6,8 @@ from keras import ops
 from keras_lstsd.tables import ClassTable, SampleTable, read
 
 numpy = ops.convert_to_numpy
+# JAX cuts integers down to 32 bits before a table sees them.
+on_jax = keras.backend.backend() == "jax"
 
 
 def rows(*values):
@@ -157,7 +160,7 @@ def test_the_first_peers_count_also_over_batches():
     np.testing.assert_array_equal(ops.convert_to_numpy(known), [True, False])
 
 
-@pytest.mark.parametrize("label", [-1, 2, 2**32])
+@pytest.mark.parametrize("label", [-1, 2, 2**31 - 1 if on_jax else 2**32])
 def test_a_label_outside_is_of_no_class(label):
     table = ClassTable(2)
     table.collect(np.array([0, 1]), np.full((2, 2), 0.5, "float32"))

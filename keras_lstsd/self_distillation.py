@@ -41,18 +41,24 @@ class Batch(NamedTuple):
     """A method puts per-sample values `[batch]` here, under its names of `logged`."""
     mixing: Any = None
     """None, or float32 `[batch, batch]`: the weights of the samples that make up each input."""
+    checked: bool = False
+    """Whether the host saw that no index comes twice or lies outside the tables."""
 
     def read(self, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]:
         """The samples' rows `[batch, classes]`, and which are known; of a list see `tables.read`.
 
         For inputs that are mixed of several samples, their rows are mixed with the same weights.
         """
-        log_probs, known = read(self.sample_index, tables)
+        log_probs, known = read(self.sample_index, tables, self.checked)
         if self.mixing is None:
             return log_probs, known
         temperature = keras.tree.flatten(tables)[0].temperature
         log_probs, known = mixed(self.mixing, log_softmax(log_probs, 1 / temperature), known)
         return log_softmax(log_probs, temperature), known
+
+    def write(self, table: SampleTable, log_probs: Any) -> None:
+        """Makes log-probabilities `[batch, classes]` the rows of the samples in a table."""
+        table.write(self.sample_index, log_probs, self.checked)
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -227,9 +233,12 @@ class SelfDistillation(keras.Model):
             guided = self._aggregate_additional_loss(_mean(guidance))
             loss = loss + ops.cast(guided, loss.dtype)
             batch.logs["distillation_loss"] = guidance
-        outside = ops.cast(~inside(batch.sample_index, self.num_samples), "float32")
         columns = [ops.cast(batch.logs[name], "float32") for name in self.logged]
-        add(self._sums, ops.sum(ops.stack([*columns, ops.ones_like(outside), outside]), axis=-1))
+        ones = ops.ones_like(batch.logits[:, 0])
+        outside = ops.zeros_like(ones)
+        if not batch.checked:
+            outside = ops.cast(~inside(batch.sample_index, self.num_samples), "float32")
+        add(self._sums, ops.sum(ops.stack([*columns, ones, outside]), axis=-1))
         return loss
 
     def train_step(self, *args):
@@ -273,7 +282,15 @@ class SelfDistillation(keras.Model):
         """What hooks see."""
         if not is_indexed(x):
             raise ValueError(_refusal(x))
-        index = x["sample_index"]
+        logits = self.logits_of(y_pred)
+        index, checked = x["sample_index"], "checked" in x
+        index = ops.cast(index, "int32") if checked else self._rows(index, logits)
+        if sample_weight is not None:
+            sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        return Batch(x["inputs"], y, index, logits, sample_weight, {}, x.get("mixing"), checked)
+
+    def _rows(self, index: Any, logits: Any) -> Any:
+        """An index that nobody checked as int32, one for each sample; outside stays outside."""
         # TensorFlow knows no rank of what a Python function puts out.
         shape = None if getattr(index.shape, "rank", 1) is None else tuple(index.shape)
         if not keras.backend.is_int_dtype(index.dtype) or shape is None or len(shape) != 1:
@@ -285,20 +302,17 @@ class SelfDistillation(keras.Model):
                 "samples, then `batch`."
             )
         index = row_numbers(index, self.num_samples)
-        logits = self.logits_of(y_pred)
         if None in (*shape, logits.shape[0]):
             # One index would be taken for all samples where the sizes are not known before.
-            index = ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
-        elif shape[0] != logits.shape[0]:
+            return ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
+        if shape[0] != logits.shape[0]:
             raise ValueError(
                 "Each sample of a batch has an index. "
                 f"Received: {shape[0]} indices for {logits.shape[0]} samples. Expected: "
                 "`sample_index` to be as long as the batch; call `with_sample_index` on single "
                 "samples, then `batch`."
             )
-        if sample_weight is not None:
-            sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        return Batch(x["inputs"], y, index, logits, sample_weight, {}, x.get("mixing"))
+        return index
 
     # === Epochs ===
 
@@ -418,27 +432,29 @@ class SelfDistillation(keras.Model):
         _refuse_in_step(validation_data)
         self._epoch_of_fit = initial_epoch - 1
         self._data = fingerprint(x)
-        if self._batches is not None:
-            self._check_size(x.sample_index)
-            if keras.backend.backend() == "tensorflow":
-                x = x.tf_dataset()
-        self._check_data(x)
-        self._check_loss()
-        with self._scope():
-            if self._device_stage.serve(self._batches):
-                self.train_function = None
-        self._tell_memory(verbose)
-        callbacks = _with_rotation(callbacks, self)
-        listed = getattr(callbacks, "callbacks", callbacks)
-        self._stops_on_nan = any(
-            isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in listed
-        )
-        for callback in listed:
-            if isinstance(callback, keras.callbacks.BackupAndRestore):
-                checkpoints.prepare(callback, self._facts())
-        # Where a restored run began; Keras would begin the next `fit` there as well.
-        self._initial_epoch = None
         try:
+            if self._batches is not None:
+                self._check_size(x.sample_index)
+                # So the step need not.
+                x.checked = x.distinct
+                if keras.backend.backend() == "tensorflow":
+                    x = x.tf_dataset()
+            self._check_data(x)
+            self._check_loss()
+            with self._scope():
+                if self._device_stage.serve(self._batches):
+                    self.train_function = None
+            self._tell_memory(verbose)
+            callbacks = _with_rotation(callbacks, self)
+            listed = getattr(callbacks, "callbacks", callbacks)
+            self._stops_on_nan = any(
+                isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in listed
+            )
+            for callback in listed:
+                if isinstance(callback, keras.callbacks.BackupAndRestore):
+                    checkpoints.prepare(callback, self._facts())
+            # Where a restored run began; Keras would begin the next `fit` there as well.
+            self._initial_epoch = None
             return super().fit(
                 x,
                 epochs=epochs,
@@ -456,6 +472,8 @@ class SelfDistillation(keras.Model):
                 validation_freq=validation_freq,
             )
         finally:
+            if self._batches is not None:
+                self._batches.checked = False
             self._batches = None
 
     def _check_data(self, data: Any) -> None:
@@ -722,6 +740,8 @@ class SelfDistillation(keras.Model):
 
 def _mean(values: Any) -> Any:
     """The mean, 0 for an empty batch, which a replica may get as its part of a last one."""
+    if values.shape[0]:
+        return ops.mean(values)
     return ops.divide_no_nan(ops.sum(values), ops.cast(ops.shape(values)[0], "float32"))
 
 

@@ -17,7 +17,7 @@ class SampleTable(keras.layers.Layer):
 
     Rows `log softmax(z / T)` are written by scatter and read by gather: softened once, when they
     are written, and not in each step that asks them. A row never written is unknown and teaches
-    nothing. Below the N rows stands one more that belongs to nobody and stays unwritten: what may
+    nothing. Below the N rows stands one more that belongs to nobody and stays unknown: what may
     not be stored (an index outside `[0, N)`, a row that is not finite) is sent there, so no
     sample's row is ever touched by another's.
 
@@ -68,21 +68,30 @@ class SampleTable(keras.layers.Layer):
         entries = self.rows.shape[0] * self.rows.shape[1]
         return entries * (2 if self.rows.dtype == "float16" else 4) / 2**20
 
-    def read(self, index: Any) -> tuple[Any, Any]:
-        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`)."""
-        return read(index, self)
+    def read(self, index: Any, checked: bool = False) -> tuple[Any, Any]:
+        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`).
 
-    def write(self, index: Any, log_probs: Any) -> None:
+        For `checked` see `write`.
+        """
+        return read(index, self, checked)
+
+    def write(self, index: Any, log_probs: Any, checked: bool = False) -> None:
         """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one counts.
 
         They are as `losses.log_softmax(logits, T)` gives them, with the table's T.
 
         On several replicas each writes the rows of all, so that every copy of the table is whole.
 
+        Args:
+            index: which samples, any integers.
+            log_probs: their rows.
+            checked: whether it is certain that no index comes twice or lies outside the table:
+                neither is looked for then.
+
         Raises:
             ValueError: for rows of another width, or an index that is not a vector.
         """
-        index = _own_or_nobodys(index, self.num_samples)
+        index = index if checked else _own_or_nobodys(index, self.num_samples)
         rows, count = tuple(log_probs.shape), index.shape[0]
         expected = (rows[0] if count is None else count, self.rows.shape[-1])
         if rows != expected and rows != (None, expected[1]):
@@ -91,15 +100,20 @@ class SampleTable(keras.layers.Layer):
                 f"for {count} indices. Expected: a row of shape ({expected[1]},) for each index."
             )
         index, log_probs = _from_all_replicas(index, ops.stop_gradient(log_probs))
-        # Sorted by row, as what it takes does not grow with the table: of equal indices the one
-        # that came last stands last. Fewer indices than rows are an error of `top_k`.
-        index, order = ops.top_k(index, ops.shape(log_probs)[0])
-        log_probs = _gather(log_probs, order)
-        is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
-        storable = is_last & ops.all(ops.isfinite(log_probs), axis=-1)
+        if not checked:
+            # Sorted by row, as what it takes does not grow with the table: of equal indices the
+            # one that came last stands last. Fewer indices than rows are an error of `top_k`.
+            index, order = ops.top_k(index, ops.shape(log_probs)[0])
+            log_probs = _gather(log_probs, order)
+            is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
+            index = ops.where(is_last, index, self.num_samples)
+        storable = ops.all(ops.isfinite(log_probs), axis=-1)
         rows = ops.cast(log_probs, self.rows.dtype)
         _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
-        # Nobody's row stays unwritten: cheaper so than to choose among rows before.
+        if checked:
+            # Nobody's row took NaN at most, by which it is as unknown as before.
+            return
+        # Cheaper than to choose among rows before.
         nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
         _scatter(self.rows, ops.convert_to_tensor([self.num_samples], "int32"), nobodys)
 
@@ -118,19 +132,22 @@ class SampleTable(keras.layers.Layer):
         They are those of temperature 1, whatever T the rows have.
         """
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        known, rows = written(rows), rows * self.temperature
+        known, rows = (rows < UNWRITTEN).all(axis=-1), rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
         return np.maximum(rows, LOG_FLOOR), known
 
 
-def read(index: Any, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]:
+def read(
+    index: Any, tables: SampleTable | list[SampleTable], checked: bool = False
+) -> tuple[Any, Any]:
     """Gathers the rows of a table, or of a list of tables alike, stacked in this order.
 
-    int `[batch]` -> (float32 `[..., batch, classes]`, bool known `[..., batch]`).
+    int `[batch]` -> (float32 `[..., batch, classes]`, bool known `[..., batch]`). For `checked`
+    see `SampleTable.write`.
     """
     first = tables[0] if isinstance(tables, list) else tables
-    index = _own_or_nobodys(index, first.num_samples)
+    index = index if checked else _own_or_nobodys(index, first.num_samples)
     if isinstance(tables, list):
         rows = ops.stack([_gather(table.rows, index) for table in tables])
     else:
@@ -145,7 +162,8 @@ def read(index: Any, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]
 
 def written(rows: Any) -> Any:
     """Which rows `[..., classes]`, of a table or gathered from it, somebody wrote."""
-    return rows[..., 0] < UNWRITTEN
+    # NaN is below nothing.
+    return ops.all(rows < UNWRITTEN, axis=-1)
 
 
 def _own_or_nobodys(index: Any, num_samples: int) -> Any:
@@ -244,7 +262,7 @@ def mixed(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
         log_probs: rows `[..., rows, classes]`; what stands in an unknown one does not matter.
         known: bool `[..., rows]`.
     """
-    probabilities = ops.matmul(shares, ops.exp(ops.minimum(log_probs, 0.0)))
+    probabilities = ops.matmul(shares, ops.exp(ops.where(known[..., None], log_probs, 0.0)))
     whole = ops.matmul(shares, 1 - ops.cast(known, "float32")[..., None])[..., 0] == 0
     return ops.log(ops.maximum(probabilities, SMALLEST)), whole
 

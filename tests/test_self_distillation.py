@@ -242,6 +242,53 @@ def test_arrays_may_bring_their_own_index():
     np.testing.assert_array_equal(np.flatnonzero(model.pending.numpy()[1]), index[::-1])
 
 
+class Told(SelfDistillation):
+    """Notes what its step is told of the indices."""
+
+    def remember(self, batch):
+        self.was_checked = batch.checked
+
+
+@pytest.mark.parametrize(
+    ("index", "options", "expected"),
+    [
+        (np.arange(SAMPLES), {}, True),
+        (np.arange(SAMPLES)[::-1] + 5, {}, True),
+        (np.arange(SAMPLES) // 2, {}, False),
+        (np.arange(SAMPLES), {"steps_per_epoch": 3, "batch_size": 10}, True),
+        # A batch may hold the end of a pass and the beginning of the next.
+        (np.arange(SAMPLES), {"steps_per_epoch": 3, "batch_size": 7}, False),
+    ],
+)
+def test_the_step_looks_at_no_index_that_fit_has_seen_to_be_good(index, options, expected):
+    model = compiled(Told(student(), SAMPLES + 10))
+    batches = SampleBatches({"inputs": X, "sample_index": index}, Y, **options)
+    model.fit(batches, epochs=2, verbose=0)
+    assert model.was_checked == expected
+    # What draws from them afterwards has seen nothing.
+    assert set(batches[0][0]) == {"inputs", "sample_index"}
+
+
+def test_indices_that_fit_refuses_are_not_taken_for_seen():
+    batches = SampleBatches(X, Y)
+    with pytest.raises(ValueError, match="from_logits"):
+        compiled(Told(student(None), SAMPLES)).fit(batches)
+    assert set(batches[0][0]) == {"inputs", "sample_index"}
+
+
+def test_of_arrays_that_hold_a_sample_twice_the_last_row_is_stored():
+    network = keras.Sequential([keras.Input((4,)), layers.Dense(CLASSES)])
+    model = LSTSD(network, SAMPLES, temperature=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compiled(model, optimizer=keras.optimizers.SGD(0.0), loss=loss)
+    x, index = np.concatenate([X, X[:4] + 1]), np.concatenate([np.arange(SAMPLES), np.arange(4)])
+    data = {"inputs": x, "sample_index": index}
+    model.fit(data, np.zeros(len(x)), batch_size=len(x), shuffle=False, verbose=0)
+    z = np.concatenate([x[SAMPLES:], x[4:SAMPLES]]) @ network.get_weights()[0]
+    expected = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(model.pending.numpy()[0], expected, atol=1e-5)
+
+
 @pytest.mark.tensorflow
 def test_an_endless_dataset_trains_with_steps_per_epoch():
     import tensorflow as tf

@@ -59,6 +59,24 @@ def test_a_row_that_is_not_finite_is_not_stored(value):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_checked_index_finds_and_leaves_the_same_rows(dtype):
+    index, asked = np.array([4, 0, 2], "int32"), np.array([2, 4], "int32")
+    rows_ = rows([0.1, 0.9], [np.nan, 0.8], [0.3, 0.7])
+    tables = [SampleTable(5, 2, dtype) for _ in (True, False)]
+    found = []
+    for table, checked in zip(tables, (True, False), strict=True):
+        table.write(np.array([0]), rows([0.5, 0.5]))
+        table.write(index, rows_, checked)
+        found.append([numpy(part) for part in (*table.read(asked, checked), *table.numpy())])
+        # Nobody's row, where the row that is not finite went.
+        assert not numpy(table.read(np.array([-1]))[1]).any()
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(found[0][3], [True, False, True, False, True])
+    np.testing.assert_allclose(found[0][2][0], rows([0.5, 0.5])[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_logarithm_of_one_that_was_rounded_upwards_is_known(dtype):
     table = SampleTable(1, 2, dtype=dtype)
     table.write(np.array([0]), np.array([[6e-8, -20.0]], "float32"))

@@ -174,7 +174,7 @@ class DeviceStage(keras.layers.Layer):
             inputs = self.batches.augment(ops.convert_to_tensor(self.pixels), rows, draws, *size)
         if self.batches.layers:
             inputs, mixing = transform(self.batches.layers, inputs, draws)
-        x = {"inputs": inputs, "sample_index": x["sample_index"]}
+        x = {key: x[key] for key in x if key != "draws"} | {"inputs": inputs}
         if mixing is not None:
             x["mixing"] = mixing
             y = y if y is None else ops.matmul(mixing, ops.cast(y, "float32"))

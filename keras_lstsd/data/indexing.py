@@ -3,8 +3,9 @@
 from typing import Any
 
 KEYS = {"inputs", "sample_index"}
-# Of batches that the step augments: what decides how, and which samples make up an image.
-STEP_KEYS = {"draws", "mixing"}
+# What `fit` tells the step besides: what decides how it augments a batch, which samples make up an
+# image, and, by an entry that holds nothing, that it looked at the indices.
+STEP_KEYS = {"draws", "mixing", "checked"}
 
 
 def is_indexed(x: Any) -> bool:

@@ -122,6 +122,8 @@ class SampleBatches(keras.utils.PyDataset):
         self.steps_per_epoch = steps_per_epoch
         self.inputs, self.sample_index = arrays[0]["inputs"], arrays[0]["sample_index"]
         self.labels = arrays[1]
+        # Then no index need be gathered.
+        self.by_row = np.array_equal(self.sample_index, np.arange(self.num_samples))
         self.augment = augment
         self.layers = tuple(layers)
         self.on_device = on_device
@@ -133,6 +135,8 @@ class SampleBatches(keras.utils.PyDataset):
             # Not a second time in memory.
             self.inputs = self.pixels[:-1].reshape(self.inputs.shape)
         self._check_mixing()
+        # In `fit`: whether it saw that no index comes twice in a batch or lies outside the tables.
+        self.checked = False
         self.begin_epoch(0)
 
     @property
@@ -148,6 +152,12 @@ class SampleBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return self.num_batches
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no batch holds an index twice."""
+        one_pass = self.steps_per_epoch is None or self.num_samples % self.batch_size == 0
+        return one_pass and len(np.unique(self.sample_index)) == self.num_samples
 
     @property
     def in_step(self) -> bool:
@@ -190,7 +200,7 @@ class SampleBatches(keras.utils.PyDataset):
         """What batches are made of on the host; None for what they are not made of."""
         pixels = None if self.augment is None or self.on_device else self.pixels
         inputs = self.inputs if self.augment is None else None
-        return pixels, inputs, self.sample_index, self.labels
+        return pixels, inputs, None if self.by_row else self.sample_index, self.labels
 
     def _batch(self, arrays: tuple, rows: Any, draws: Any, take: Any, numpy: Any) -> tuple:
         """The batch of some rows, of arrays on the host or of tensors in tf.data."""
@@ -205,9 +215,11 @@ class SampleBatches(keras.utils.PyDataset):
             inputs = self.augment(pixels, rows, draws, *self.image_size, numpy)
         else:
             inputs = keras.tree.map_structure(of_rows, inputs)
-        x = {"inputs": inputs, "sample_index": of_rows(sample_index)}
+        x = {"inputs": inputs, "sample_index": rows if self.by_row else of_rows(sample_index)}
         if self.in_step:
             x["draws"] = draws
+        if self.checked:
+            x["checked"] = ()
         return x, *map(of_rows, labels)
 
     def tf_dataset(self) -> Any:

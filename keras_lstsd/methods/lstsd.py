@@ -115,7 +115,7 @@ class LSTSD(SelfDistillation):
 
     def remember(self, batch: Batch) -> None:
         """z_i <- p(x_i), Algorithm 1, lines 14 and 16."""
-        self.pending.write(batch.sample_index, log_softmax(batch.logits, self.temperature))
+        batch.write(self.pending, log_softmax(batch.logits, self.temperature))
 
     def on_epoch_edge(self, epoch: int) -> None:
         # Mini-generation 0 has no teachers: their tables stay unwritten until its end.

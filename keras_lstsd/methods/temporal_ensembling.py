@@ -97,7 +97,7 @@ class TemporalEnsembling(SelfDistillation):
         return self.weight * kl_of_softened(batch.logits, teacher, self.temperature, self.kl, known)
 
     def remember(self, batch: Batch) -> None:
-        self.pending.write(batch.sample_index, log_softmax(batch.logits, self.temperature))
+        batch.write(self.pending, log_softmax(batch.logits, self.temperature))
 
     def on_epoch_edge(self, epoch: int) -> None:
         """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps q = Z / (1 - a^k)."""

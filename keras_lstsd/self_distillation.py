@@ -506,11 +506,11 @@ class SelfDistillation(keras.Model):
 
     def _check_size(self, sample_index: np.ndarray) -> None:
         """Refuses arrays with more samples than there are rows."""
-        if sample_index.dtype.kind not in "iu":
+        if sample_index.dtype.kind not in "iu" or sample_index.ndim != 1:
             raise ValueError(
                 "`sample_index` numbers the samples. "
-                f"Received: dtype={sample_index.dtype}. Expected: integers, as "
-                "`np.arange(len(x_train))`."
+                f"Received: dtype={sample_index.dtype}, shape={sample_index.shape}. Expected: "
+                "integers, one for each sample, as `np.arange(len(x_train))`."
             )
         lowest, highest = sample_index.min(), sample_index.max()
         if lowest < 0 or highest >= self.num_samples:

@@ -17,9 +17,9 @@ class SampleTable(keras.layers.Layer):
 
     Rows `log softmax(z / T)` are written by scatter and read by gather: softened once, when they
     are written, and not in each step that asks them. A row never written is unknown and teaches
-    nothing. Below the N rows stands one more that belongs to nobody and stays unknown: what may
-    not be stored (an index outside `[0, N)`, a row that is not finite) is sent there, so no
-    sample's row is ever touched by another's.
+    nothing. Below the N rows stands one more that belongs to nobody, and of which nothing is known:
+    what may not be stored (an index outside `[0, N)`, a row that is not finite) is sent there, so
+    no sample's row is ever touched by another's.
 
     Args:
         num_samples: N, rows of the table.
@@ -85,13 +85,14 @@ class SampleTable(keras.layers.Layer):
         Args:
             index: which samples, any integers.
             log_probs: their rows.
-            checked: whether it is certain that no index comes twice or lies outside the table:
-                neither is looked for then.
+            checked: whether it is certain that the index is an int32 vector in which none comes
+                twice or lies outside the table: nothing of this is looked for then.
 
         Raises:
             ValueError: for rows of another width, or an index that is not a vector.
         """
-        index = index if checked else _own_or_nobodys(index, self.num_samples)
+        if not checked:
+            index, _ = _own_or_nobodys(index, self.num_samples)
         rows, count = tuple(log_probs.shape), index.shape[0]
         expected = (rows[0] if count is None else count, self.rows.shape[-1])
         if rows != expected and rows != (None, expected[1]):
@@ -110,12 +111,6 @@ class SampleTable(keras.layers.Layer):
         storable = ops.all(ops.isfinite(log_probs), axis=-1)
         rows = ops.cast(log_probs, self.rows.dtype)
         _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
-        if checked:
-            # Nobody's row took NaN at most, by which it is as unknown as before.
-            return
-        # Cheaper than to choose among rows before.
-        nobodys = ops.full((1, self.rows.shape[-1]), UNWRITTEN, self.rows.dtype)
-        _scatter(self.rows, ops.convert_to_tensor([self.num_samples], "int32"), nobodys)
 
     def clear(self) -> None:
         """Forgets all rows."""
@@ -132,7 +127,7 @@ class SampleTable(keras.layers.Layer):
         They are those of temperature 1, whatever T the rows have.
         """
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        known, rows = (rows < UNWRITTEN).all(axis=-1), rows * self.temperature
+        known, rows = written(rows), rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
         return np.maximum(rows, LOG_FLOOR), known
@@ -147,13 +142,16 @@ def read(
     see `SampleTable.write`.
     """
     first = tables[0] if isinstance(tables, list) else tables
-    index = index if checked else _own_or_nobodys(index, first.num_samples)
+    if not checked:
+        index, own = _own_or_nobodys(index, first.num_samples)
     if isinstance(tables, list):
         rows = ops.stack([_gather(table.rows, index) for table in tables])
     else:
         rows = _gather(tables.rows, index)
     rows = ops.stop_gradient(ops.cast(rows, "float32"))
     known = written(rows)
+    if not checked:
+        known = known & own
     if first.rows.dtype == "float16":
         # What was rounded no longer sums to 1, and a divergence would tell of that alone.
         rows = ops.where(known[..., None], log_softmax(rows), rows)
@@ -162,13 +160,14 @@ def read(
 
 def written(rows: Any) -> Any:
     """Which rows `[..., classes]`, of a table or gathered from it, somebody wrote."""
-    # NaN is below nothing.
-    return ops.all(rows < UNWRITTEN, axis=-1)
+    return rows[..., 0] < UNWRITTEN
 
 
-def _own_or_nobodys(index: Any, num_samples: int) -> Any:
+def _own_or_nobodys(index: Any, num_samples: int) -> tuple[Any, Any]:
+    """Whose row each index is, int32, and where it is somebody's."""
     index = row_numbers(index, num_samples)
-    return ops.where(inside(index, num_samples), index, num_samples)
+    own = inside(index, num_samples)
+    return ops.where(own, index, num_samples), own
 
 
 class ClassTable(keras.layers.Layer):

@@ -269,6 +269,25 @@ def test_the_step_looks_at_no_index_that_fit_has_seen_to_be_good(index, options,
     assert set(batches[0][0]) == {"inputs", "sample_index"}
 
 
+def test_the_step_looks_at_the_indices_of_a_subclass_that_may_draw_otherwise():
+    class Twice(SampleBatches):
+        def epoch_order(self):
+            return super().epoch_order() // 2 * 2
+
+    model = compiled(Told(student(), SAMPLES))
+    model.fit(Twice(X, Y), verbose=0)
+    assert not model.was_checked
+
+
+@pytest.mark.tensorflow
+def test_a_column_of_the_users_own_is_no_word_of_fit():
+    import tensorflow as tf
+
+    x = {"inputs": X, "sample_index": np.arange(SAMPLES), "checked": np.ones(SAMPLES)}
+    with pytest.raises(ValueError, match="must carry the index"):
+        compiled(lstsd()).fit(tf.data.Dataset.from_tensor_slices((x, Y)).batch(8))
+
+
 def test_indices_that_fit_refuses_are_not_taken_for_seen():
     batches = SampleBatches(X, Y)
     with pytest.raises(ValueError, match="from_logits"):
@@ -367,6 +386,12 @@ def test_an_index_outside_is_told_at_the_end_of_the_epoch(bad, jit_compile):
 def test_an_index_of_another_dtype_or_shape_is_refused(index):
     with pytest.raises(ValueError, match="Expected: shape=\\(batch,\\), dtype=int32"):
         compiled(lstsd()).fit(Indexed(X, index), verbose=0)
+
+
+def test_arrays_bring_one_index_for_each_sample():
+    data = {"inputs": X, "sample_index": np.arange(SAMPLES)[:, None]}
+    with pytest.raises(ValueError, match=r"shape=\(30, 1\). Expected: integers, one for each"):
+        compiled(lstsd()).fit(data, Y, verbose=0)
 
 
 def test_more_samples_than_rows_are_refused():

@@ -10,7 +10,9 @@ STEP_KEYS = {"draws", "mixing", "checked"}
 
 def is_indexed(x: Any) -> bool:
     """Whether model inputs carry their sample index (tensors, arrays or specs alike)."""
-    return isinstance(x, dict) and KEYS <= set(x) <= KEYS | STEP_KEYS
+    if not isinstance(x, dict) or not KEYS <= set(x) <= KEYS | STEP_KEYS:
+        return False
+    return isinstance(x.get("checked", ()), tuple)
 
 
 def without_index(x: Any) -> Any:

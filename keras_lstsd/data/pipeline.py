@@ -48,7 +48,8 @@ def sample_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
 class SampleBatches(keras.utils.PyDataset):
     """Batches of arrays with their sample index, in an order that (seed, epoch) fixes.
 
-    Yields `({"inputs": x, "sample_index": int32 [batch]}, y[, sample_weight])`. Nothing but
+    Yields `({"inputs": x, "sample_index": int32 [batch]}, y[, sample_weight])`, and in `fit` what
+    else its step must know. Nothing but
     `seed` and `epoch` decides the order, so an interrupted run that starts an epoch again sees
     the same batches, on TensorFlow and on JAX. `SelfDistillation.fit` makes one from arrays, and
     tells it the epoch.
@@ -155,9 +156,11 @@ class SampleBatches(keras.utils.PyDataset):
 
     @property
     def distinct(self) -> bool:
-        """Whether no batch holds an index twice."""
+        """Whether it is certain that no batch holds an index twice."""
         one_pass = self.steps_per_epoch is None or self.num_samples % self.batch_size == 0
-        return one_pass and len(np.unique(self.sample_index)) == self.num_samples
+        # A subclass may draw otherwise.
+        own_order = type(self) is SampleBatches
+        return own_order and one_pass and len(np.unique(self.sample_index)) == self.num_samples
 
     @property
     def in_step(self) -> bool:
@@ -192,7 +195,8 @@ class SampleBatches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple:
         if self._order is None:
             self._order = self.epoch_order()
-        rows = self._order[step * self.batch_size : (step + 1) * self.batch_size]
+        # A copy, as it may be the index that the batch bears.
+        rows = self._order[step * self.batch_size : (step + 1) * self.batch_size].copy()
         draws = self.epoch_draws(rows) if self.draws else None
         return self._batch(self._arrays(), rows, draws, np.take, np)
 

@@ -56,6 +56,16 @@ def test_batches_hold_each_sample_once_with_its_own_rows():
     assert weight.dtype == np.float32
 
 
+def test_a_batch_is_the_callers_own():
+    batches = SampleBatches(X, Y, batch_size=4, shuffle=False)
+    x, y = batches[0]
+    for array in (x["inputs"], x["sample_index"], y):
+        array += 100
+    assert flat(batches) == list(range(10))
+    np.testing.assert_array_equal(batches[0][0]["inputs"], X[:4])
+    np.testing.assert_array_equal(batches[0][1], Y[:4])
+
+
 def test_epochs_differ_and_come_again():
     batches = SampleBatches(X, Y, batch_size=4, seed=1)
     first = drawn(batches)

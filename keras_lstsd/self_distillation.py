@@ -94,8 +94,8 @@ class SelfDistillation(keras.Model):
     Raises:
         ValueError: for a student, a size or a weight that cannot work; from `fit`, for data
             without an index, and at the end of an epoch in which an index lay outside
-            `[0, num_samples)`, or the loss or a weight was not finite (what has such an index, or
-            such outputs, is never stored).
+            `[0, num_samples)`, or the loss or a weight was not finite (what has such an index is
+            never stored, and such outputs teach nothing).
 
     Example:
         >>> model = keras_lstsd.SelfDistillation(student, num_samples=len(x_train))
@@ -365,7 +365,7 @@ class SelfDistillation(keras.Model):
             raise ValueError(
                 f"Loss and weights must be finite. Received: a mean loss of {loss} in epoch "
                 f"{self.epoch}, NaN or infinity in the weights {broken}; outputs that were not "
-                "finite were not stored. Expected: finite inputs, labels and sample weights, and a "
+                "finite teach nothing. Expected: finite inputs, labels and sample weights, and a "
                 "stable learning rate; `keras.callbacks.TerminateOnNaN()` stops at the first such "
                 "batch."
             )

@@ -17,9 +17,9 @@ class SampleTable(keras.layers.Layer):
 
     Rows `log softmax(z / T)` are written by scatter and read by gather: softened once, when they
     are written, and not in each step that asks them. A row never written is unknown and teaches
-    nothing. Below the N rows stands one more that belongs to nobody, and of which nothing is known:
-    what may not be stored (an index outside `[0, N)`, a row that is not finite) is sent there, so
-    no sample's row is ever touched by another's.
+    nothing, as does one of NaN, which is what the softmax of anything not finite is. Below the N
+    rows stands one more that belongs to nobody, and of which nothing is known: what has an index
+    outside `[0, N)` is sent there, so no sample's row is ever touched by another's.
 
     Args:
         num_samples: N, rows of the table.
@@ -108,18 +108,16 @@ class SampleTable(keras.layers.Layer):
             log_probs = _gather(log_probs, order)
             is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
             index = ops.where(is_last, index, self.num_samples)
-        storable = ops.all(ops.isfinite(log_probs), axis=-1)
-        rows = ops.cast(log_probs, self.rows.dtype)
-        _scatter(self.rows, ops.where(storable, index, self.num_samples), rows)
+        _scatter(self.rows, index, ops.cast(log_probs, self.rows.dtype))
 
     def clear(self) -> None:
         """Forgets all rows."""
         self.rows.assign(ops.full(self.rows.shape, UNWRITTEN, self.rows.dtype))
 
     def copy_from(self, other: "SampleTable") -> None:
-        """Takes over all rows of another table."""
-        # A copy, as JAX donates buffers and two variables must not share one.
-        self.rows.assign(ops.copy(other.rows))
+        """Takes over the rows of another table that are known."""
+        rows = ops.convert_to_tensor(other.rows)
+        self.rows.assign(ops.where(written(rows)[:, None], rows, self.rows))
 
     def numpy(self) -> tuple[Any, Any]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
@@ -159,7 +157,8 @@ def read(
 
 
 def written(rows: Any) -> Any:
-    """Which rows `[..., classes]`, of a table or gathered from it, somebody wrote."""
+    """Which rows `[..., classes]`, of a table or gathered from it, are known."""
+    # NaN is below nothing.
     return rows[..., 0] < UNWRITTEN
 
 
@@ -210,13 +209,16 @@ class ClassTable(keras.layers.Layer):
         )
         self.built = True
 
-    def read(self, labels: Any) -> tuple[Any, Any]:
+    def read(self, labels: Any, checked: bool = False) -> tuple[Any, Any]:
         """Rows of classes: (float32 `[batch, classes]`, bool known `[batch]`).
 
         Labels are int `[batch]`, or shares of the classes, float `[batch, classes]`, with which
-        rows are mixed.
+        rows are mixed. With `checked` it is certain that none lies outside.
         """
         if len(labels.shape) == 1:
+            if checked:
+                rows = ops.stop_gradient(_gather(self.rows, labels))
+                return rows, written(rows)
             # On JAX a loss may take labels outside, such as -1, for none.
             labels = row_numbers(labels, self.num_classes)
             exist = inside(labels, self.num_classes)

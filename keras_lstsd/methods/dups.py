@@ -84,9 +84,13 @@ class DUPS(SelfDistillation):
         """Classes of the samples, int32 `[batch]`; their shares `[batch, classes]` in mixtures."""
         if batch.mixing is not None:
             return batch.y
-        if len(batch.y.shape) == 2 and batch.y.shape[-1] == self.num_classes:
+        if self.is_one_hot(batch.y):
             return ops.cast(ops.argmax(batch.y, axis=-1), "int32")
         return ops.cast(ops.reshape(batch.y, (-1,)), "int32")
+
+    def is_one_hot(self, y: Any) -> bool:
+        """Whether labels are shares of the classes, which none can lie outside of."""
+        return len(y.shape) == 2 and y.shape[-1] == self.num_classes
 
     def compiled_loss_weight(self, batch: Batch) -> Any:
         """student_weight where the class has a teacher."""
@@ -96,7 +100,7 @@ class DUPS(SelfDistillation):
 
     def distillation_loss(self, batch: Batch) -> Any:
         """teacher_weight KL[q_c || p_T]; q_c is softened already."""
-        teacher, known = self.class_table.read(self.labels(batch))
+        teacher, known = self.class_table.read(self.labels(batch), self.is_one_hot(batch.y))
         batch.logs["teacher_coverage"] = known
         return self.teacher_weight * kl_of_softened(
             batch.logits, teacher, self.temperature, "forward", known

@@ -116,8 +116,8 @@ class SampleTable(keras.layers.Layer):
 
     def copy_from(self, other: "SampleTable") -> None:
         """Takes over the rows of another table that are known."""
-        rows = ops.convert_to_tensor(other.rows)
-        self.rows.assign(ops.where(written(rows)[:, None], rows, self.rows))
+        ours, theirs = (ops.convert_to_tensor(table.rows) for table in (self, other))
+        self.rows.assign(ops.where(written(theirs)[:, None], theirs, ours))
 
     def numpy(self) -> tuple[Any, Any]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.

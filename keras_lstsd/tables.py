@@ -216,14 +216,14 @@ class ClassTable(keras.layers.Layer):
         rows are mixed. With `checked` it is certain that none lies outside.
         """
         if len(labels.shape) == 1:
-            if checked:
-                rows = ops.stop_gradient(_gather(self.rows, labels))
-                return rows, written(rows)
-            # On JAX a loss may take labels outside, such as -1, for none.
-            labels = row_numbers(labels, self.num_classes)
-            exist = inside(labels, self.num_classes)
-            rows = ops.stop_gradient(_gather(self.rows, ops.where(exist, labels, 0)))
-            return rows, exist & written(rows)
+            if not checked:
+                # On JAX a loss may take labels outside, such as -1, for none.
+                labels = row_numbers(labels, self.num_classes)
+                exist = inside(labels, self.num_classes)
+                labels = ops.where(exist, labels, 0)
+            rows = ops.stop_gradient(_gather(self.rows, labels))
+            known = written(rows)
+            return rows, known if checked else known & exist
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
         return mixed(labels, rows, written(rows))
 

@@ -49,10 +49,9 @@ class SampleBatches(keras.utils.PyDataset):
     """Batches of arrays with their sample index, in an order that (seed, epoch) fixes.
 
     Yields `({"inputs": x, "sample_index": int32 [batch]}, y[, sample_weight])`, and in `fit` what
-    else its step must know. Nothing but
-    `seed` and `epoch` decides the order, so an interrupted run that starts an epoch again sees
-    the same batches, on TensorFlow and on JAX. `SelfDistillation.fit` makes one from arrays, and
-    tells it the epoch.
+    else its step must know. Nothing but `seed` and `epoch` decides the order, so an interrupted
+    run that starts an epoch again sees the same batches, on TensorFlow and on JAX.
+    `SelfDistillation.fit` makes one from arrays, and tells it the epoch.
 
     Images may be augmented on the way, by `augment` and then by `layers`. With `on_device` all
     images live on the device, the host sends their numbers alone, and `augment` runs inside the
@@ -159,8 +158,10 @@ class SampleBatches(keras.utils.PyDataset):
         """Whether it is certain that no batch holds an index twice."""
         one_pass = self.steps_per_epoch is None or self.num_samples % self.batch_size == 0
         # A subclass may draw otherwise.
-        own_order = type(self) is SampleBatches
-        return own_order and one_pass and len(np.unique(self.sample_index)) == self.num_samples
+        if not one_pass or type(self) is not SampleBatches:
+            return False
+        # Row numbers need no sorting to be told apart.
+        return self.by_row or len(np.unique(self.sample_index)) == self.num_samples
 
     @property
     def in_step(self) -> bool:

@@ -279,22 +279,24 @@ def step(methods: Sequence[str]) -> Iterable[list[str]]:
         if 2 * executed > student.steps or student.turn < min(executed, 8):
             continue  # A step of which few are a turn has nothing to gain from it.
         data, turn = student.data(student.steps), max(executed, student.turn)
-        figures = [[] for _ in ("plain", *methods)]
+        names = list(enumerate(("plain", *methods)))
+        figures, order = [[] for _ in names], random.Random(0)
         for _ in range(BUILDS.value):
             keras.backend.clear_session()
             gc.collect()
-            trainings = [
-                Turns(
+            # In an order drawn anew, as what is built first lies elsewhere in memory.
+            trainings = {
+                number: Turns(
                     turn,
                     trainable(student, method, len(data[0]), xla, steps_per_execution=executed),
                     *data,
                     batch_size=student.batch_size,
                 )
-                for method in ("plain", *methods)
-            ]
+                for number, method in order.sample(names, len(names))
+            }
             # The first round, not counted, compiles. Steps without teachers compute as much.
-            measured = in_turn(dict(enumerate(trainings)), ROUNDS.value)
-            for number, training in enumerate(trainings):
+            measured = in_turn(trainings, ROUNDS.value)
+            for number, training in trainings.items():
                 figures[number] += measured[number]
                 training.end()
             del training, trainings

@@ -59,13 +59,14 @@ def kl_divergence(
         direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
         student_temperature: another T for the student alone; the asymmetric distillation of
             Yang et al. 2019 softens the teacher and leaves the student at 1.
-        known: None, or bool `[..., batch]`: 0 where it is False, as of a sample without a teacher.
+        known: None, or bool that broadcasts to the teacher: 0 where it is False, as of a sample
+            without a teacher.
 
     Returns:
         float32 tensor `[..., batch]`, in nats.
 
     Raises:
-        ValueError: for an unknown direction, for two shapes.
+        ValueError: for an unknown direction, for shapes that do not fit.
 
     Example:
         >>> keras_lstsd.losses.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]])   # [0.328]
@@ -95,7 +96,7 @@ def kl_of_softened(
         float32 tensor `[..., batch]`, in nats.
 
     Raises:
-        ValueError: for an unknown direction, for two shapes.
+        ValueError: for an unknown direction, for shapes that do not fit.
 
     Example:
         >>> teacher = keras_lstsd.losses.log_softmax([[0.0, 0.0]], 2.0)
@@ -119,9 +120,17 @@ def kl_of_softened(
             "(KL[teacher || student])."
         )
     if known is not None:
+        known = ops.convert_to_tensor(known, "bool")
+        if len(known.shape) not in (0, len(shapes[1])):
+            raise ValueError(
+                "`known` tells where there is a teacher. "
+                f"Received: shape {tuple(known.shape)} for teachers of shape {shapes[1]}. Expected:"
+                " one for all, or as many dimensions; write `known[..., None]` if it is one for "
+                "each sample."
+            )
         # Who has no teacher is told what it says itself: that costs nothing and moves nothing.
         itself = ops.stop_gradient(log_softmax(student, temperature))
-        teacher = ops.where(ops.expand_dims(known, -1), teacher, itself)
+        teacher = ops.where(known, teacher, itself)
     formula = _reverse if direction == "reverse" else _forward
     return ops.custom_gradient(lambda z, log_q: formula(z, log_q, temperature))(student, teacher)
 

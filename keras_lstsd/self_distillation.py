@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     """Whether the host saw that no index comes twice or lies outside the tables."""
 
     def read(self, tables: SampleTable | list[SampleTable]) -> tuple[Any, Any]:
-        """The samples' rows `[batch, classes]`, and which are known; of a list see `tables.read`.
+        """The samples' rows `[batch, classes]`, and where known; of a list see `tables.read`.
 
         For inputs that are mixed of several samples, their rows are mixed with the same weights.
         """

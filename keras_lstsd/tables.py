@@ -33,7 +33,7 @@ class SampleTable(keras.layers.Layer):
     Example:
         >>> table = keras_lstsd.tables.SampleTable(num_samples=900, num_classes=10)
         >>> table.write([3], keras.ops.log([[0.1] * 10]))
-        >>> log_probs, known = table.read([3, 4])       # known: [True, False]
+        >>> log_probs, known = table.read([3, 4])       # known[:, 0]: [True, False]
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class SampleTable(keras.layers.Layer):
         return entries * (2 if self.rows.dtype == "float16" else 4) / 2**20
 
     def read(self, index: Any, checked: bool = False) -> tuple[Any, Any]:
-        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known `[batch]`).
+        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known, as large).
 
-        For `checked` see `write`.
+        All entries of a row are known, or none. For `checked` see `write`.
         """
         return read(index, self, checked)
 
@@ -117,7 +117,7 @@ class SampleTable(keras.layers.Layer):
     def copy_from(self, other: "SampleTable") -> None:
         """Takes over the rows of another table that are known."""
         ours, theirs = (ops.convert_to_tensor(table.rows) for table in (self, other))
-        self.rows.assign(ops.where(written(theirs)[:, None], theirs, ours))
+        self.rows.assign(ops.where(written(theirs), theirs, ours))
 
     def numpy(self) -> tuple[Any, Any]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
@@ -125,7 +125,7 @@ class SampleTable(keras.layers.Layer):
         They are those of temperature 1, whatever T the rows have.
         """
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        known, rows = written(rows), rows * self.temperature
+        known, rows = written(rows[:, 0]), rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
         return np.maximum(rows, LOG_FLOOR), known
@@ -136,8 +136,8 @@ def read(
 ) -> tuple[Any, Any]:
     """Gathers the rows of a table, or of a list of tables alike, stacked in this order.
 
-    int `[batch]` -> (float32 `[..., batch, classes]`, bool known `[..., batch]`). For `checked`
-    see `SampleTable.write`.
+    int `[batch]` -> (float32 `[..., batch, classes]`, bool known, as large). For `checked` see
+    `SampleTable.write`.
     """
     first = tables[0] if isinstance(tables, list) else tables
     if not checked:
@@ -149,17 +149,17 @@ def read(
     rows = ops.stop_gradient(ops.cast(rows, "float32"))
     known = written(rows)
     if not checked:
-        known = known & own
+        known = known & own[:, None]
     if first.rows.dtype == "float16":
         # What was rounded no longer sums to 1, and a divergence would tell of that alone.
-        rows = ops.where(known[..., None], log_softmax(rows), rows)
+        rows = ops.where(known, log_softmax(rows), rows)
     return rows, known
 
 
 def written(rows: Any) -> Any:
-    """Which rows `[..., classes]`, of a table or gathered from it, are known."""
-    # NaN is below nothing.
-    return rows[..., 0] < UNWRITTEN
+    """Where rows, of a table or gathered from it, are known: all entries of a row, or none."""
+    # NaN is below nothing. One of each row would do, but to cut it out takes as long.
+    return rows < UNWRITTEN
 
 
 def _own_or_nobodys(index: Any, num_samples: int) -> tuple[Any, Any]:
@@ -210,7 +210,7 @@ class ClassTable(keras.layers.Layer):
         self.built = True
 
     def read(self, labels: Any, checked: bool = False) -> tuple[Any, Any]:
-        """Rows of classes: (float32 `[batch, classes]`, bool known `[batch]`).
+        """Rows of classes: (float32 `[batch, classes]`, bool known, as large).
 
         Labels are int `[batch]`, or shares of the classes, float `[batch, classes]`, with which
         rows are mixed. With `checked` it is certain that none lies outside.
@@ -223,7 +223,7 @@ class ClassTable(keras.layers.Layer):
                 labels = ops.where(exist, labels, 0)
             rows = ops.stop_gradient(_gather(self.rows, labels))
             known = written(rows)
-            return rows, known if checked else known & exist
+            return rows, known if checked else known & exist[:, None]
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
         return mixed(labels, rows, written(rows))
 
@@ -261,10 +261,10 @@ def mixed(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
     Args:
         shares: of each row in each mixture, float32 `[mixtures, rows]`.
         log_probs: rows `[..., rows, classes]`; what stands in an unknown one does not matter.
-        known: bool `[..., rows]`.
+        known: bool `[..., rows, classes]`.
     """
-    probabilities = ops.matmul(shares, ops.exp(ops.where(known[..., None], log_probs, 0.0)))
-    whole = ops.matmul(shares, 1 - ops.cast(known, "float32")[..., None])[..., 0] == 0
+    probabilities = ops.matmul(shares, ops.exp(ops.where(known, log_probs, 0.0)))
+    whole = ops.matmul(shares, ops.cast(~known, "float32")) == 0
     return ops.log(ops.maximum(probabilities, SMALLEST)), whole
 
 

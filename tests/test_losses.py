@@ -68,3 +68,17 @@ def test_an_unknown_direction_is_refused():
 def test_two_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(5, 4\) and \(1, 4\).*broadcast_to"):
         kl_divergence(LOGITS[0], LOGITS[1][:1])
+
+
+@pytest.mark.parametrize("known", [True, False, [[True], [False], [True], [False], [True]]])
+def test_where_no_teacher_is_known_the_divergence_is_zero(known):
+    known, expected = np.array(known), kl(softmax(LOGITS[0]), softmax(LOGITS[1]))
+    value = kl_divergence(*LOGITS, known=known)
+    np.testing.assert_allclose(value, expected * known.reshape(-1), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_known_of_samples_is_not_taken_for_classes():
+    # As many samples as classes: it would broadcast.
+    student, teacher = LOGITS[:, :4]
+    with pytest.raises(ValueError, match=r"shape \(4,\) .* \(4, 4\).*`known\[\.\.\., None\]`"):
+        kl_divergence(student, teacher, known=np.array([True, False, True, True]))

@@ -101,7 +101,7 @@ class DUPS(SelfDistillation):
     def distillation_loss(self, batch: Batch) -> Any:
         """teacher_weight KL[q_c || p_T]; q_c is softened already."""
         teacher, known = self.class_table.read(self.labels(batch), self.is_one_hot(batch.y))
-        batch.logs["teacher_coverage"] = known
+        batch.logs["teacher_coverage"] = known[:, 0]
         return self.teacher_weight * kl_of_softened(
             batch.logits, teacher, self.temperature, "forward", known
         )

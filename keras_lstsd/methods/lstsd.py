@@ -103,14 +103,14 @@ class LSTSD(SelfDistillation):
         # rewriting of graphs makes sums that each process rounds its way.
         teachers, known = self.ask([getattr(self, name) for name in weights], batch)
         terms = kl_of_softened(batch.logits, teachers, self.temperature, self.kl, known)
-        batch.logs["teacher_coverage"] = ops.any(known, axis=0)
+        batch.logs["teacher_coverage"] = ops.any(known, axis=(0, -1))
         names = (f"{name}_loss" for name in weights)
         batch.logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
         factors = ops.convert_to_tensor([[weight] for weight in weights.values()], "float32")
         return ops.sum(factors * terms, axis=0)
 
     def ask(self, memories: list, batch: Batch) -> tuple[Any, Any]:
-        """What teachers say, softened: `[teachers, batch, classes]`, and of which samples."""
+        """What teachers say, softened: `[teachers, batch, classes]`, and where it is known."""
         return batch.read(memories)
 
     def remember(self, batch: Batch) -> None:

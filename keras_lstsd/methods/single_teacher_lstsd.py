@@ -69,8 +69,8 @@ class SingleTeacherLSTSD(LSTSD):
 
     def ask(self, memories: list[Snapshot], batch: Batch) -> tuple[Any, Any]:
         logits = ops.stack([memory.logits(self, batch.inputs) for memory in memories])
-        known = ops.stack([memory.known for memory in memories])[:, None]
-        return log_softmax(logits, self.temperature), ops.broadcast_to(known, ops.shape(logits)[:2])
+        known = ops.stack([memory.known for memory in memories])[:, None, None]
+        return log_softmax(logits, self.temperature), ops.broadcast_to(known, ops.shape(logits))
 
     def remember(self, batch: Batch) -> None:
         """Nothing: the weights are copied at the edges."""

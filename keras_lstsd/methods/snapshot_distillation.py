@@ -85,8 +85,8 @@ class SnapshotDistillation(SelfDistillation):
 
     def distillation_loss(self, batch: Batch) -> Any:
         """teacher_weight KL[softmax(z_teacher / T) || p]."""
-        known = ops.broadcast_to(self.snapshot.known, ops.shape(batch.sample_index))
-        batch.logs["teacher_coverage"] = known
+        known = self.snapshot.known
+        batch.logs["teacher_coverage"] = ops.broadcast_to(known, ops.shape(batch.sample_index))
         teacher = self.snapshot.logits(self, batch.inputs)
         return self.teacher_weight * kl_divergence(
             batch.logits, teacher, self.temperature, "forward", student_temperature=1.0, known=known

@@ -93,7 +93,7 @@ class TemporalEnsembling(SelfDistillation):
             batch.logs["teacher_coverage"] = ops.zeros_like(batch.logits[:, 0])
             return batch.logs["teacher_coverage"]
         teacher, known = batch.read(self.ensemble)
-        batch.logs["teacher_coverage"] = known
+        batch.logs["teacher_coverage"] = known[:, 0]
         return self.weight * kl_of_softened(batch.logits, teacher, self.temperature, self.kl, known)
 
     def remember(self, batch: Batch) -> None:
@@ -101,7 +101,7 @@ class TemporalEnsembling(SelfDistillation):
 
     def on_epoch_edge(self, epoch: int) -> None:
         """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps q = Z / (1 - a^k)."""
-        met = ops.cast(written(self.pending.rows), "float32")[:, None]
+        met = ops.cast(written(self.pending.rows[:, :1]), "float32")
         before = ops.cast(self.updates, "float32")[:, None]
         after = before + met
         ensemble, latest = (

@@ -231,7 +231,7 @@ def test_a_mixture_with_a_sample_that_has_no_teacher_has_none():
     mixing = np.array([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 1, 0]], "float32")
     batch = Batch(None, None, np.array([0, 1, 2], "int32"), None, None, {}, mixing)
     _, known = batch.read(model.long_term)
-    assert keras.ops.convert_to_numpy(known).tolist() == [True, False, True]
+    assert keras.ops.convert_to_numpy(known)[:, 0].tolist() == [True, False, True]
 
 
 def test_dups_mixes_the_rows_of_the_classes():
@@ -241,7 +241,7 @@ def test_dups_mixes_the_rows_of_the_classes():
     model.class_table.rotate()
     shares = np.array([[0.25, 0.75, 0], [0.5, 0, 0.5], [1, 0, 0]], "float32")
     rows, known = map(keras.ops.convert_to_numpy, model.class_table.read(shares))
-    assert known.tolist() == [True, False, True]
+    assert known[:, 0].tolist() == [True, False, True]
     np.testing.assert_allclose(np.exp(rows[[0, 2]]), [0.25 * q[0] + 0.75 * q[1], q[0]], atol=1e-6)
 
 

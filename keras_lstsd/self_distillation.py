@@ -21,7 +21,7 @@ from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.indexing import is_indexed, without_index
 from keras_lstsd.data.pipeline import SampleBatches, fingerprint
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.tables import SampleTable, add, inside, mixed, read, row_numbers
+from keras_lstsd.tables import ClassTable, SampleTable, add, inside, mixed, read, row_numbers
 
 
 class Batch(NamedTuple):
@@ -578,9 +578,23 @@ class SelfDistillation(keras.Model):
             checkpoints.sign(part, self._facts() | {"epoch": self._epoch_of_fit + 1})
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
-        """Loads as `keras.Model.load_weights` does, and refuses a damaged file."""
+        """Loads as `keras.Model.load_weights` does, but nothing damaged or softened otherwise.
+
+        Raises:
+            OSError: for a file that is damaged.
+            ValueError: for rows of teachers that were softened with another temperature.
+        """
         if _is_local(filepath, ".weights.h5"):
-            checkpoints.facts_of(filepath)
+            own = getattr(self, "temperature", None)
+            saved = checkpoints.facts_of(filepath).get("temperature", own)
+            kinds = (SampleTable, ClassTable)
+            if saved != own and any(isinstance(layer, kinds) for layer in self._flatten_layers()):
+                raise ValueError(
+                    "Teachers' rows are softened when they are written. "
+                    f"Received: rows of temperature {saved} for a model of {own}. Expected: one "
+                    f"temperature; write `{type(self).__name__}(student, ..., "
+                    f"temperature={saved})`."
+                )
         super().load_weights(filepath, skip_mismatch, **kwargs)
 
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import LSTSD, SelfDistillation, checkpoints
+from keras_lstsd import DUPS, LSTSD, SelfDistillation, SingleTeacherLSTSD, checkpoints
 from keras_lstsd.data import SampleBatches
 from keras_lstsd.data.pipeline import fingerprint
 
@@ -85,6 +85,22 @@ def test_damage_is_told_with_the_name_of_the_file(tmp_path, how):
         spoil(tmp_path / "backup" / name, how)
     with pytest.raises(OSError, match=r"latest\.weights\.h5 is damaged.*\.bkp is damaged"):
         trained(tmp_path / "backup", 3)
+
+
+@pytest.mark.parametrize("cls", [LSTSD, DUPS, SingleTeacherLSTSD])
+def test_rows_of_another_temperature_are_refused(tmp_path, cls):
+    """Networks that are the teachers have none."""
+    path = tmp_path / "mine.weights.h5"
+    saved, other = trained(tmp_path / "saved", 1, cls)[0], trained(tmp_path / "other", 1, cls)[0]
+    other.temperature = 3.0
+    saved.save_weights(path)
+    if cls is not SingleTeacherLSTSD:
+        with pytest.raises(ValueError, match=rf"temperature {saved.temperature} for .* of 3\.0"):
+            other.load_weights(path)
+        other.temperature = saved.temperature
+    other.load_weights(path)
+    for first, second in zip(saved.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("metadata", ["", '{"epoch": 2', '{"epoch": 1, "batch": 0}', None])

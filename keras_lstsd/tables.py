@@ -117,7 +117,7 @@ class SampleTable(keras.layers.Layer):
     def copy_from(self, other: "SampleTable") -> None:
         """Takes over the rows of another table that are known."""
         ours, theirs = (ops.convert_to_tensor(table.rows) for table in (self, other))
-        self.rows.assign(ops.where(written(theirs), theirs, ours))
+        self.rows.assign(ops.where(written(theirs[:, :1]), theirs, ours))
 
     def numpy(self) -> tuple[Any, Any]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
@@ -158,7 +158,7 @@ def read(
 
 def written(rows: Any) -> Any:
     """Where rows, of a table or gathered from it, are known: all entries of a row, or none."""
-    # NaN is below nothing. One of each row would do, but to cut it out takes as long.
+    # NaN is below nothing. One entry of each row tells, but in a step to cut it out takes as long.
     return rows < UNWRITTEN
 
 

@@ -1,8 +1,20 @@
-"""Trains a Keras classifier under the guidance of its own past."""
+"""Trains a Keras classifier with the guidance of its own past or of a teacher."""
 
-from keras_lstsd import backbones, data, dynamics, losses, report, schedules, snapshots, tables
-from keras_lstsd.callbacks import RotateTeachers
-from keras_lstsd.dynamics import TrainingDynamics, suspicious_labels
+from keras_lstsd import (
+    backbones,
+    data,
+    label_quality,
+    losses,
+    report,
+    saving,
+    schedules,
+    statistics,
+    tables,
+    teachers,
+)
+from keras_lstsd.callbacks import RotateTeachers, TrainingDynamics
+from keras_lstsd.distillation import Distillation
+from keras_lstsd.label_quality import suspicious_labels
 from keras_lstsd.methods import (
     DUPS,
     LSTSD,
@@ -12,27 +24,31 @@ from keras_lstsd.methods import (
     SnapshotEnsemble,
     TemporalEnsembling,
 )
-from keras_lstsd.self_distillation import SelfDistillation
+from keras_lstsd.step import Guidance, Step
 
 __all__ = [
     "DUPS",
     "LSTSD",
+    "Distillation",
+    "Guidance",
     "MeanTeacher",
     "RotateTeachers",
-    "SelfDistillation",
     "SingleTeacherLSTSD",
     "SnapshotDistillation",
     "SnapshotEnsemble",
+    "Step",
     "TemporalEnsembling",
     "TrainingDynamics",
     "backbones",
     "data",
-    "dynamics",
+    "label_quality",
     "losses",
     "report",
+    "saving",
     "schedules",
-    "snapshots",
+    "statistics",
     "suspicious_labels",
     "tables",
+    "teachers",
 ]
 __version__ = "0.1.0"

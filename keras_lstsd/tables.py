@@ -1,4 +1,4 @@
-"""What is remembered of each sample: the one room where rows are gathered and scattered."""
+"""Per-sample and per-class memory: the only module that gathers and scatters rows."""
 
 from typing import Any
 
@@ -8,59 +8,62 @@ from keras import ops
 
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
 
-# A log-probability is never positive, but for rounding: an entry of 1 marks a row nobody wrote.
+# A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
 UNWRITTEN = 1.0
+# Any usual number of devices divides it, so `keras.distribution.ModelParallel` can shard rows.
+ROWS_MULTIPLE = 128
 
 
 class SampleTable(keras.layers.Layer):
-    """One row of log-probabilities per training sample, kept as a non-trainable weight.
+    """One row of log-probabilities per training sample, stored as a non-trainable weight.
 
-    Rows `log softmax(z / T)` are written by scatter and read by gather: softened once, when they
-    are written, and not in each step that asks them. A row never written is unknown and teaches
-    nothing, as does one of NaN, which is what the softmax of anything not finite is. Below the N
-    rows stands one more that belongs to nobody, and of which nothing is known: what has an index
-    outside `[0, N)` is sent there, so no sample's row is ever touched by another's.
+    `build((num_samples, num_classes))` makes the rows; a model does so at its first use. Rows
+    `log softmax(z / T)` are written by scatter and read by gather. They are softened once, when
+    they are written. An unwritten row is unknown and teaches nothing. So is a row of NaN, the
+    softmax of logits that are not finite.
+
+    Behind the N rows stands at least one spare row, always read as unknown. An out-of-range index
+    goes there, so no sample's row is ever changed by another sample.
 
     Args:
-        num_samples: N, rows of the table.
-        num_classes: C, entries of a row.
-        dtype: `"float32"` or `"float16"`; what is read is float32 always.
+        dtype: `"float32"` or `"float16"`; `read` always returns float32.
         temperature: T > 0, of the rows.
 
     Raises:
         ValueError: for another dtype.
 
     Example:
-        >>> table = keras_lstsd.tables.SampleTable(num_samples=900, num_classes=10)
+        >>> table = keras_lstsd.tables.SampleTable()
+        >>> table.build((900, 10))
         >>> table.write([3], keras.ops.log([[0.1] * 10]))
         >>> log_probs, known = table.read([3, 4])       # known[:, 0]: [True, False]
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        num_classes: int,
-        dtype: str = "float32",
-        temperature: float = 1.0,
-        name: str | None = None,
-    ):
+    def __init__(self, dtype: str = "float32", temperature: float = 1.0, name: str | None = None):
         super().__init__(dtype="float32", trainable=False, name=name)
         if dtype not in ("float32", "float16"):
             raise ValueError(
-                "`table_dtype` is how teacher rows are stored. "
+                "`table_dtype` must be a dtype that tables support. "
                 f"Received: {dtype!r}. Expected: 'float32' or 'float16' (half the memory)."
             )
-        self.num_samples = num_samples
+        self.rows_dtype = dtype
         self.temperature = temperature
+
+    def build(self, input_shape: tuple[int, int]) -> None:
+        self.num_samples, num_classes = input_shape
+        padded = -(-(self.num_samples + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
         self.rows = self.add_weight(
-            shape=(num_samples + 1, num_classes),
+            shape=(padded, num_classes),
             initializer=keras.initializers.Constant(UNWRITTEN),
-            dtype=dtype,
+            dtype=self.rows_dtype,
             trainable=False,
             autocast=False,
             name="rows",
         )
-        self.built = True
+
+    def attach(self, model: Any) -> None:
+        """Makes the rows for a model's samples and classes."""
+        self.build((model.num_samples, model.num_classes))
 
     @property
     def mebibytes(self) -> float:
@@ -68,42 +71,42 @@ class SampleTable(keras.layers.Layer):
         entries = self.rows.shape[0] * self.rows.shape[1]
         return entries * (2 if self.rows.dtype == "float16" else 4) / 2**20
 
-    def read(self, index: Any, checked: bool = False) -> tuple[Any, Any]:
-        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known, as large).
+    def read(self, index: Any, index_validated: bool = False) -> tuple[Any, Any]:
+        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known, same shape).
 
-        All entries of a row are known, or none. For `checked` see `write`.
+        All entries of a row are known, or none. For `index_validated` see `write`.
         """
-        return read(index, self, checked)
+        return read(index, self, index_validated)
 
-    def write(self, index: Any, log_probs: Any, checked: bool = False) -> None:
-        """Scatters rows `[batch, classes]` to int `[batch]`; of equal indices the last one counts.
+    def write(self, index: Any, log_probs: Any, index_validated: bool = False) -> None:
+        """Scatters rows `[batch, classes]` to int `[batch]`; the last of equal indices is kept.
 
-        They are as `losses.log_softmax(logits, T)` gives them, with the table's T.
-
-        On several replicas each writes the rows of all, so that every copy of the table is whole.
+        Rows are what `losses.log_softmax(logits, T)` returns, with the table's T. Under
+        `tf.distribute` each replica writes the rows of all, so every copy of the table is whole.
 
         Args:
-            index: which samples, any integers.
+            index: which samples, of any integer dtype.
             log_probs: their rows.
-            checked: whether it is certain that the index is an int32 vector in which none comes
-                twice or lies outside the table: nothing of this is looked for then.
+            index_validated: whether the index is known to be an int32 vector without repeated and
+                out-of-range values. Then the checks for these are left out.
 
         Raises:
             ValueError: for rows of another width, or an index that is not a vector.
         """
-        if not checked:
-            index, _ = _own_or_nobodys(index, self.num_samples)
+        if not index_validated:
+            index, _ = _clamp_index(index, self.num_samples)
         rows, count = tuple(log_probs.shape), index.shape[0]
         expected = (rows[0] if count is None else count, self.rows.shape[-1])
         if rows != expected and rows != (None, expected[1]):
             raise ValueError(
-                f"A row of the table holds {expected[1]} classes. Received: rows of shape {rows} "
-                f"for {count} indices. Expected: a row of shape ({expected[1]},) for each index."
+                f"Rows do not fit the table, which holds {expected[1]} classes. Received: rows of "
+                f"shape {rows} for {count} indices. Expected: a row of shape ({expected[1]},) for "
+                "each index."
             )
         index, log_probs = _from_all_replicas(index, ops.stop_gradient(log_probs))
-        if not checked:
-            # Sorted by row, as what it takes does not grow with the table: of equal indices the
-            # one that came last stands last. Fewer indices than rows are an error of `top_k`.
+        if not index_validated:
+            # Sorting by index costs the same for any table size, and keeps the order of equal
+            # indices. `top_k` raises where there are fewer indices than rows.
             index, order = ops.top_k(index, ops.shape(log_probs)[0])
             log_probs = _gather(log_probs, order)
             is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
@@ -111,18 +114,18 @@ class SampleTable(keras.layers.Layer):
         _scatter(self.rows, index, ops.cast(log_probs, self.rows.dtype))
 
     def clear(self) -> None:
-        """Forgets all rows."""
+        """Marks all rows as unwritten."""
         self.rows.assign(ops.full(self.rows.shape, UNWRITTEN, self.rows.dtype))
 
     def copy_from(self, other: "SampleTable") -> None:
-        """Takes over the rows of another table that are known."""
+        """Copies the known rows of another table."""
         ours, theirs = (ops.convert_to_tensor(table.rows) for table in (self, other))
         self.rows.assign(ops.where(written(theirs[:, :1]), theirs, ours))
 
-    def numpy(self) -> tuple[Any, Any]:
+    def numpy(self) -> tuple[np.ndarray, np.ndarray]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
 
-        They are those of temperature 1, whatever T the rows have.
+        They are those of temperature 1, whatever the table's T.
         """
         rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
         known, rows = written(rows[:, 0]), rows * self.temperature
@@ -132,69 +135,103 @@ class SampleTable(keras.layers.Layer):
 
 
 def read(
-    index: Any, tables: SampleTable | list[SampleTable], checked: bool = False
+    index: Any, tables: SampleTable | list[SampleTable], index_validated: bool = False
 ) -> tuple[Any, Any]:
-    """Gathers the rows of a table, or of a list of tables alike, stacked in this order.
+    """Gathers rows of a table, or of a list of tables of one shape, stacked in this order.
 
-    int `[batch]` -> (float32 `[..., batch, classes]`, bool known, as large). For `checked` see
-    `SampleTable.write`.
+    int `[batch]` -> (float32 `[..., batch, classes]`, bool known, same shape). For
+    `index_validated` see `SampleTable.write`.
     """
     first = tables[0] if isinstance(tables, list) else tables
-    if not checked:
-        index, own = _own_or_nobodys(index, first.num_samples)
+    if not index_validated:
+        index, valid = _clamp_index(index, first.num_samples)
     if isinstance(tables, list):
         rows = ops.stack([_gather(table.rows, index) for table in tables])
     else:
         rows = _gather(tables.rows, index)
     rows = ops.stop_gradient(ops.cast(rows, "float32"))
     known = written(rows)
-    if not checked:
-        known = known & own[:, None]
+    if not index_validated:
+        known = known & valid[:, None]
     if first.rows.dtype == "float16":
-        # What was rounded no longer sums to 1, and a divergence would tell of that alone.
+        # Rounded rows do not sum to 1, which would add to a divergence.
         rows = ops.where(known, log_softmax(rows), rows)
     return rows, known
 
 
 def written(rows: Any) -> Any:
-    """Where rows, of a table or gathered from it, are known: all entries of a row, or none."""
-    # NaN is below nothing. One entry of each row tells, but in a step to cut it out takes as long.
+    """Which entries of rows are known: all entries of a row, or none."""
+    # NaN compares as False. One entry per row would do, but slicing it costs as much in a step.
     return rows < UNWRITTEN
 
 
-def _own_or_nobodys(index: Any, num_samples: int) -> tuple[Any, Any]:
-    """Whose row each index is, int32, and where it is somebody's."""
-    index = row_numbers(index, num_samples)
-    own = inside(index, num_samples)
-    return ops.where(own, index, num_samples), own
+class LabelTable(keras.layers.Layer):
+    """The class with which each sample index was last seen, int32; -1 for none.
+
+    It detects sample indices that stop meaning the same sample, such as those given after a
+    shuffle. The class of a sample does not change, so a changed one shows another sample.
+    """
+
+    def __init__(self, name: str | None = None):
+        super().__init__(dtype="float32", trainable=False, name=name)
+
+    def build(self, input_shape: tuple[int]) -> None:
+        (self.num_samples,) = input_shape
+        padded = -(-(self.num_samples + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
+        self.rows = self.add_weight(
+            shape=(padded,),
+            initializer=keras.initializers.Constant(-1),
+            dtype="int32",
+            trainable=False,
+            name="rows",
+        )
+
+    def attach(self, model: Any) -> None:
+        """Makes the entries for a model's samples."""
+        self.build((model.num_samples,))
+
+    def update(self, index: Any, classes: Any) -> Any:
+        """Stores classes int32 `[batch]`, -1 for unknown; returns which differ from those before.
+
+        An unknown class is not stored. The result is bool `[batch]`.
+        """
+        index, valid = _clamp_index(index, self.num_samples)
+        before = _gather(self.rows, index)
+        certain = valid & (classes >= 0)
+        changed = certain & (before >= 0) & (before != classes)
+        index = ops.where(certain, index, self.num_samples)
+        _scatter(self.rows, *_from_all_replicas(index, classes))
+        return changed
 
 
 class ClassTable(keras.layers.Layer):
     """One row of log-probabilities per class, averaged over samples of that class.
 
-    `collect` adds a batch to sums; `rotate` turns the sums into rows and
-    begins anew. A class of which nothing was collected keeps its row; one that never had any is
-    unknown and teaches nothing.
+    `build((num_classes,))` makes the rows; a model does so at its first use. `collect` adds a
+    batch to sums; `rotate` turns the sums into rows and resets them. A class without collected
+    samples keeps its row; one that never had any is unknown and teaches nothing.
 
     Args:
-        num_classes: C, rows and entries of a row.
-        peers: at most that many samples of a class count between two rotations, the first ones
-            that are met (a random choice, as the order is random); None for all.
+        peers: at most that many samples of a class count between two rotations, the first in the
+            order of training (a random choice where the data is shuffled); None for all.
 
     Example:
-        >>> table = keras_lstsd.tables.ClassTable(num_classes=10, peers=5)
+        >>> table = keras_lstsd.tables.ClassTable(peers=5)
+        >>> table.build((10,))
         >>> table.collect(y_train, student.predict(x_train))
         >>> table.rotate()
         >>> log_probs, known = table.read(y_train)
     """
 
-    def __init__(self, num_classes: int, peers: int | None = None, name: str | None = None):
+    def __init__(self, peers: int | None = None, name: str | None = None):
         super().__init__(dtype="float32", trainable=False, name=name)
-        self.num_classes = num_classes
         self.peers = peers
+
+    def build(self, input_shape: tuple[int]) -> None:
+        (self.num_classes,) = input_shape
         self.rows, self.sums = (
             self.add_weight(
-                shape=(num_classes, width),
+                shape=(self.num_classes, width),
                 initializer=keras.initializers.Constant(value),
                 trainable=False,
                 autocast=False,
@@ -203,32 +240,35 @@ class ClassTable(keras.layers.Layer):
             )
             # The last column of the sums counts samples.
             for weight, width, value in (
-                ("rows", num_classes, UNWRITTEN),
-                ("sums", num_classes + 1, 0.0),
+                ("rows", self.num_classes, UNWRITTEN),
+                ("sums", self.num_classes + 1, 0.0),
             )
         )
-        self.built = True
 
-    def read(self, labels: Any, checked: bool = False) -> tuple[Any, Any]:
-        """Rows of classes: (float32 `[batch, classes]`, bool known, as large).
+    def attach(self, model: Any) -> None:
+        """Makes the rows for a model's classes."""
+        self.build((model.num_classes,))
+
+    def read(self, labels: Any, labels_validated: bool = False) -> tuple[Any, Any]:
+        """Rows of classes: (float32 `[batch, classes]`, bool known, same shape).
 
         Labels are int `[batch]`, or shares of the classes, float `[batch, classes]`, with which
-        rows are mixed. With `checked` it is certain that none lies outside.
+        rows are mixed. With `labels_validated` no label is out of range.
         """
         if len(labels.shape) == 1:
-            if not checked:
-                # On JAX a loss may take labels outside, such as -1, for none.
+            if not labels_validated:
+                # A loss may give labels such as -1 the meaning "no label".
                 labels = row_numbers(labels, self.num_classes)
-                exist = inside(labels, self.num_classes)
+                exist = in_range(labels, self.num_classes)
                 labels = ops.where(exist, labels, 0)
             rows = ops.stop_gradient(_gather(self.rows, labels))
             known = written(rows)
-            return rows, known if checked else known & exist[:, None]
+            return rows, known if labels_validated else known & exist[:, None]
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
-        return mixed(labels, rows, written(rows))
+        return mix_rows(labels, rows, written(rows))
 
     def collect(self, labels: Any, probabilities: Any) -> None:
-        """Collects probabilities `[batch, classes]` of samples with such labels as `read` takes."""
+        """Adds probabilities `[batch, classes]` of samples; labels as in `read`."""
         probabilities = ops.stop_gradient(probabilities)
         labels, probabilities = _from_all_replicas(labels, probabilities)
         chosen = labels
@@ -243,7 +283,7 @@ class ClassTable(keras.layers.Layer):
         add(self.sums, ops.matmul(ops.transpose(chosen), counted))
 
     def rotate(self) -> None:
-        """Makes the mean of what was collected the row of each class that was met."""
+        """Replaces the row of each class that was collected by the mean."""
         sums, counts = self.sums[:, :-1], self.sums[:, -1:]
         means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
         rows = ops.convert_to_tensor(self.rows)
@@ -251,16 +291,16 @@ class ClassTable(keras.layers.Layer):
         self.drop()
 
     def drop(self) -> None:
-        """Forgets what was collected since the last rotation."""
+        """Resets what was collected since the last rotation."""
         self.sums.assign(ops.zeros(self.sums.shape))
 
 
-def mixed(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
-    """Rows mixed as probabilities: log-probabilities, and which are of known rows alone.
+def mix_rows(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
+    """Mixes rows as probabilities: log-probabilities, and which mix known rows only.
 
     Args:
         shares: of each row in each mixture, float32 `[mixtures, rows]`.
-        log_probs: rows `[..., rows, classes]`; what stands in an unknown one does not matter.
+        log_probs: rows `[..., rows, classes]`; the content of unknown rows does not matter.
         known: bool `[..., rows, classes]`.
     """
     probabilities = ops.matmul(shares, ops.exp(ops.where(known, log_probs, 0.0)))
@@ -269,11 +309,11 @@ def mixed(shares: Any, log_probs: Any, known: Any) -> tuple[Any, Any]:
 
 
 def row_numbers(index: Any, num_samples: int) -> Any:
-    """An index of any integer type as int32; what lies outside `[0, num_samples)` stays outside."""
+    """An index of any integer dtype as int32; out-of-range values stay out of range."""
     index = ops.convert_to_tensor(index)
     if len(index.shape) != 1 or not keras.backend.is_int_dtype(index.dtype):
         raise ValueError(
-            "An index numbers the rows of a batch. "
+            "An index must be a vector of row numbers. "
             f"Received: shape={tuple(index.shape)}, dtype={index.dtype}. Expected: integers of "
             "shape=(batch,)."
         )
@@ -283,9 +323,9 @@ def row_numbers(index: Any, num_samples: int) -> Any:
     return ops.cast(index, "int32")
 
 
-def inside(index: Any, num_samples: int) -> Any:
+def in_range(index: Any, num_samples: int) -> Any:
     """Which indices, int32, are rows of a table of that size."""
-    # A negative one, taken for unsigned, lies beyond any table.
+    # A negative index, read as unsigned, is larger than any table.
     return ops.cast(index, "uint32") < num_samples
 
 
@@ -298,12 +338,19 @@ def add(variable: keras.Variable, amounts: Any) -> None:
         variable.assign_add(amounts)
 
 
+def _clamp_index(index: Any, num_samples: int) -> tuple[Any, Any]:
+    """An index as int32 with the spare row for out-of-range values, and which are in range."""
+    index = row_numbers(index, num_samples)
+    valid = in_range(index, num_samples)
+    return ops.where(valid, index, num_samples), valid
+
+
 def _gather(rows: Any, index: Any) -> Any:
-    """`rows[index]` of a variable or tensor, for an index inside it."""
+    """`rows[index]` of a variable or tensor, for an index in range."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # `ops.take` would look for negative indices, in five operations more.
+        # `ops.take` would look for negative indices, in five more operations.
         return tf.gather(getattr(rows, "value", rows), index)
     return ops.take(rows, index, axis=0)
 

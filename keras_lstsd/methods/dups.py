@@ -5,52 +5,54 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.arguments import check_distillation, count
+from keras_lstsd.checks import check_distillation, count
+from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
-from keras_lstsd.self_distillation import Batch, SelfDistillation
+from keras_lstsd.outputs import classes_of
+from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import ClassTable
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class DUPS(SelfDistillation):
-    """Each sample is taught by the mean prediction for some peers of its class.
+class DUPS(Distillation):
+    """Each sample is taught by the mean prediction for some samples of its class, its peers.
 
     For each class, `q_c = 1/n sum softmax(z / T)` over n random samples of that class, taken in
     the last epoch of each stage (mini-generation), from the forward passes that trained on them.
-    In the next stage, with p_T the student at temperature T and c the sample's label:
+    In the next stage, with p_T the student at temperature T and c the sample's class:
 
     `loss = student_weight * compiled + teacher_weight * KL[q_c || p_T]`.
 
-    Stage 0 has the compiled loss alone, and so has a sample whose class has no teacher. The memory
-    is one table of classes x classes. With a `CyclicCosine` learning rate, one cycle per stage, it
-    is the paper's DUPS+.
+    Stage 0 has the compiled loss only, and so has a sample whose class has no teacher or that has
+    no label. A soft label counts as the class of its largest share. The memory is one table of
+    classes x classes. With a `CyclicCosine` learning rate, one cycle per stage, it is the paper's
+    DUPS+.
 
     Logs: `distillation_loss` (weighted), `teacher_coverage`.
 
     Args:
-        student: a Keras classifier; see `SelfDistillation`.
-        num_samples: N, size of the training set.
+        student: a Keras classifier; see `Distillation`.
         mini_generation_epochs: epochs of a stage. 16 are the paper's 10 stages of 160 epochs.
         student_weight: weight of the compiled loss, at least 0. 0.8 in the paper.
         teacher_weight: weight of the teacher, at least 0. 0.2 in the paper.
         temperature: T > 0. 6 in the paper.
         peers: n, how many samples of a class make its teacher; None takes all.
-        from_logits: whether the student puts out logits. None finds out from its last layer.
+        from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, peers below 1.
 
     Example:
-        >>> model = keras_lstsd.DUPS(student, num_samples=len(x_train), peers=5)
+        >>> model = keras_lstsd.DUPS(student, peers=5)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: "One Generation Knowledge Distillation by Utilizing Peer Samples", Eq. 2-5, Alg. 1.
 
     Differences from the paper: the n peers of a class are the first n that the stage's last epoch
-    draws, which is a random choice where the data is shuffled (`fit` on arrays shuffles by
-    Keras's seed); predictions are those of the training steps, not of a pass of their own.
+    draws, which is a random choice where the data is shuffled (`fit` shuffles arrays by Keras's
+    seed). Predictions are those of the training steps, not of an extra pass.
     """
 
     logged = ("distillation_loss", "teacher_coverage")
@@ -58,7 +60,6 @@ class DUPS(SelfDistillation):
     def __init__(
         self,
         student: keras.Model,
-        num_samples: int,
         mini_generation_epochs: int = 16,
         student_weight: float = 0.8,
         teacher_weight: float = 0.2,
@@ -67,6 +68,12 @@ class DUPS(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
+        super().__init__(
+            student,
+            mini_generation_epochs=mini_generation_epochs,
+            from_logits=from_logits,
+            name=name,
+        )
         check_distillation(
             temperature, student_weight=student_weight, teacher_weight=teacher_weight
         )
@@ -74,45 +81,32 @@ class DUPS(SelfDistillation):
         self.teacher_weight = teacher_weight
         self.temperature = temperature
         self.peers = None if peers is None else count("peers", peers)
-        super().__init__(student, num_samples, mini_generation_epochs, from_logits, name)
+        self.class_table = ClassTable(self.peers, name="class_table")
 
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        self.class_table = ClassTable(self.num_classes, self.peers, name="class_table")
-
-    def labels(self, batch: Batch) -> Any:
+    def labels(self, step: Step) -> Any:
         """Classes of the samples, int32 `[batch]`; their shares `[batch, classes]` in mixtures."""
-        if batch.mixing is not None:
-            return batch.y
-        if self.is_one_hot(batch.y):
-            return ops.cast(ops.argmax(batch.y, axis=-1), "int32")
-        return ops.cast(ops.reshape(batch.y, (-1,)), "int32")
+        return classes_of(step.y, self.num_classes) if step.mixing is None else step.y
 
-    def is_one_hot(self, y: Any) -> bool:
-        """Whether labels are shares of the classes, which none can lie outside of."""
-        return len(y.shape) == 2 and y.shape[-1] == self.num_classes
+    def guidance(self, step: Step) -> Guidance:
+        """teacher_weight KL[q_c || p_T], beside student_weight times the compiled loss."""
+        labels = self.labels(step)
+        # Rows are softened already.
+        teacher, known = self.class_table.read(labels)
+        loss = kl_of_softened(step.logits, teacher, self.temperature, "forward", known)
+        covered, task_weight = known[:, 0], 1.0
+        if self.student_weight != 1:
+            task_weight = ops.where(covered, float(self.student_weight), 1.0)
+        logs = {"teacher_coverage": covered}
+        return Guidance(self.teacher_weight * loss, task_weight, logs, memory=labels)
 
-    def compiled_loss_weight(self, batch: Batch) -> Any:
-        """student_weight where the class has a teacher."""
-        if self.student_weight == 1:
-            return None
-        return ops.where(batch.logs["teacher_coverage"], float(self.student_weight), 1.0)
+    def record(self, step: Step, guidance: Guidance) -> None:
+        softened = ops.exp(log_softmax(step.logits, self.temperature))
+        self.class_table.collect(guidance.memory, softened)
 
-    def distillation_loss(self, batch: Batch) -> Any:
-        """teacher_weight KL[q_c || p_T]; q_c is softened already."""
-        teacher, known = self.class_table.read(self.labels(batch), self.is_one_hot(batch.y))
-        batch.logs["teacher_coverage"] = known[:, 0]
-        return self.teacher_weight * kl_of_softened(
-            batch.logits, teacher, self.temperature, "forward", known
-        )
-
-    def remember(self, batch: Batch) -> None:
-        softened = ops.exp(log_softmax(batch.logits, self.temperature))
-        self.class_table.collect(self.labels(batch), softened)
-
-    def on_epoch_edge(self, epoch: int) -> None:
+    def on_epoch_start(self, epoch: int) -> None:
         if epoch % self.mini_generation_epochs:
             self.class_table.drop()
 
-    def on_generation_edge(self, generation: int) -> None:
-        self.class_table.rotate()
+    def on_stage_start(self, stage: int) -> None:
+        if stage > 0:
+            self.class_table.rotate()

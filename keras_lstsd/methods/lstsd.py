@@ -5,69 +5,71 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.arguments import check_distillation
+from keras_lstsd.checks import check_distillation
+from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
-from keras_lstsd.self_distillation import Batch, SelfDistillation
+from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class LSTSD(SelfDistillation):
+class LSTSD(Distillation):
     """Long Short-Term Sample Distillation: each sample has two teachers from the model's past.
 
     From mini-generation 1 on, with the student's prediction p, all at temperature T:
 
     `loss = compiled + long_weight * KL[p || q_long] + short_weight * KL[p || q_short]`
 
-    - q_short: what the model predicted for the sample in the previous epoch;
-    - q_long: what it predicted in the last epoch of the previous mini-generation;
+    - q_short: the model's prediction for the sample in the previous epoch;
+    - q_long: its prediction in the last epoch of the previous mini-generation;
 
     each from the forward pass that trained on the sample, augmentation and dropout included. In
-    mini-generation 0 the loss is the compiled loss alone. A sample that an epoch skipped keeps
-    its latest row; one never drawn has no teacher and adds 0.
+    mini-generation 0 the loss is the compiled loss only. A sample that an epoch skipped keeps its
+    latest row. A sample that was never drawn has no teacher and adds 0.
 
-    Logs: `distillation_loss` (both terms, weighted), `long_term_loss` and `short_term_loss` (each
-    mean KL in nats, unweighted; 0 where the weight is 0), `teacher_coverage` (share of the
-    samples met that had a teacher).
+    Logs: `distillation_loss` (both terms, weighted), `long_term_loss` and `short_term_loss` (mean
+    KL in nats, unweighted; 0 where the weight is 0), `teacher_coverage` (share of the samples
+    that had a teacher).
 
     Memory: 3 tables of `num_samples x classes`, 12 bytes an entry (6 with float16).
 
     Args:
-        student: a Keras classifier; see `SelfDistillation`.
-        num_samples: N, size of the training set.
+        student: a Keras classifier; see `Distillation`.
+        num_samples: N, size of the training set. None: `fit` counts the samples of arrays and of
+            data sets that `keras_lstsd.data.with_sample_index` numbered.
         mini_generation_epochs: E, epochs in a mini-generation. 6 in the paper's experiments.
         long_weight: weight of the long-term teacher, at least 0. 2.4 by the paper's grid search.
         short_weight: weight of the short-term teacher, at least 0. 4.0 by the same search.
             A weight of 0 gives the paper's ablation "w/o Long" or "w/o Short" (Table 3).
-        temperature: T > 0, for both sides. 2 on CIFAR-100; take 1 for a few classes (GLUE).
+        temperature: T > 0, for both sides. 2 on CIFAR-100; 1 for a few classes (GLUE).
         kl: `"reverse"`, KL[student || teacher] as printed in Eq. 1, or `"forward"`.
         table_dtype: `"float32"` or `"float16"`.
-        from_logits: whether the student puts out logits. None finds out from its last layer.
+        from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, a mini-generation
-            below 1 epoch, an unknown `kl` or `table_dtype`; see also `SelfDistillation`.
+            below 1 epoch, an unknown `kl` or `table_dtype`; see also `Distillation`.
 
     Example:
-        >>> model = keras_lstsd.LSTSD(student, num_samples=len(x_train))
+        >>> model = keras_lstsd.LSTSD(student)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
         >>> model.student.save("student.keras")
 
     Source: Jiang et al. 2020, Eq. 1 and Algorithm 1; weights, T and E from "Experimental Setup".
 
-    Differences from the paper: teachers change at the edge of an epoch, where Algorithm 1 writes
-    a sample's row as soon as it is met. The two differ only for a sample drawn twice in an epoch,
-    or not at all.
+    Differences from the paper: teachers change at an epoch boundary, where Algorithm 1 writes a
+    sample's row at once. The two differ only for a sample drawn twice in an epoch, or not at all.
     """
 
+    needs_sample_index = True
     logged = ("distillation_loss", "long_term_loss", "short_term_loss", "teacher_coverage")
 
     def __init__(
         self,
         student: keras.Model,
-        num_samples: int,
+        num_samples: int | None = None,
         mini_generation_epochs: int = 6,
         long_weight: float = 2.4,
         short_weight: float = 4.0,
@@ -77,50 +79,55 @@ class LSTSD(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
+        super().__init__(
+            student,
+            mini_generation_epochs=mini_generation_epochs,
+            num_samples=num_samples,
+            from_logits=from_logits,
+            name=name,
+        )
+        self._set_loss(long_weight, short_weight, temperature, kl)
+        self.table_dtype = table_dtype
+        self.short_term = SampleTable(table_dtype, temperature, name="short_term")
+        self.long_term = SampleTable(table_dtype, temperature, name="long_term")
+        self.pending = SampleTable(table_dtype, temperature, name="pending")
+
+    def _set_loss(self, long_weight: float, short_weight: float, temperature: float, kl: str):
         check_distillation(temperature, kl, long_weight=long_weight, short_weight=short_weight)
         self.long_weight = long_weight
         self.short_weight = short_weight
         self.temperature = temperature
         self.kl = kl
-        self.table_dtype = table_dtype
-        super().__init__(student, num_samples, mini_generation_epochs, from_logits, name)
 
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        size = (self.num_samples, self.num_classes, self.table_dtype, self.temperature)
-        self.short_term = SampleTable(*size, name="short_term")
-        self.long_term = SampleTable(*size, name="long_term")
-        self.pending = SampleTable(*size, name="pending")
-
-    def distillation_loss(self, batch: Batch) -> Any:
+    def guidance(self, step: Step) -> Guidance | None:
         """long_weight KL[p || q_long] + short_weight KL[p || q_short], Eq. 1."""
         weights = {"long_term": self.long_weight, "short_term": self.short_weight}
         weights = {name: weight for name, weight in weights.items() if weight}
-        batch.logs.update(dict.fromkeys(self.logged, ops.zeros_like(batch.logits[:, 0])))
         if not weights:
-            return batch.logs["distillation_loss"]
-        # All teachers in one tensor: half as many operations. Of two divergences TensorFlow's
-        # rewriting of graphs makes sums that each process rounds its way.
-        teachers, known = self.ask([getattr(self, name) for name in weights], batch)
-        terms = kl_of_softened(batch.logits, teachers, self.temperature, self.kl, known)
-        batch.logs["teacher_coverage"] = ops.any(known, axis=(0, -1))
+            return None
+        # All teachers in one tensor: half the operations. TensorFlow would also round a sum of two
+        # separate divergences differently from one process to the next.
+        teachers, known = self.predict_teachers([getattr(self, name) for name in weights], step)
+        terms = kl_of_softened(step.logits, teachers, self.temperature, self.kl, known)
+        logs = {"teacher_coverage": ops.any(known, axis=(0, -1))}
         names = (f"{name}_loss" for name in weights)
-        batch.logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
+        logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
         factors = ops.convert_to_tensor([[weight] for weight in weights.values()], "float32")
-        return ops.sum(factors * terms, axis=0)
+        return Guidance(ops.sum(factors * terms, axis=0), logs=logs)
 
-    def ask(self, memories: list, batch: Batch) -> tuple[Any, Any]:
-        """What teachers say, softened: `[teachers, batch, classes]`, and where it is known."""
-        return batch.read(memories)
+    def predict_teachers(self, teachers: list, step: Step) -> tuple[Any, Any]:
+        """Teachers' log-probabilities at T, `[teachers, batch, classes]`, and which are known."""
+        return step.read(teachers)
 
-    def remember(self, batch: Batch) -> None:
+    def record(self, step: Step, guidance: Guidance | None) -> None:
         """z_i <- p(x_i), Algorithm 1, lines 14 and 16."""
-        batch.write(self.pending, log_softmax(batch.logits, self.temperature))
+        step.write(self.pending, log_softmax(step.logits, self.temperature))
 
-    def on_epoch_edge(self, epoch: int) -> None:
+    def on_epoch_start(self, epoch: int) -> None:
         # Mini-generation 0 has no teachers: their tables stay unwritten until its end.
         if epoch >= self.mini_generation_epochs:
             self.short_term.copy_from(self.pending)
 
-    def on_generation_edge(self, generation: int) -> None:
-        self.long_term.copy_from(self.pending)
+    def on_stage_start(self, stage: int) -> None:
+        if stage > 0:
+            self.long_term.copy_from(self.pending)

@@ -1,19 +1,19 @@
 """Mean Teacher (Tarvainen and Valpola, 2017), as a teacher of labelled samples."""
 
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import keras
 from keras import ops
 
-from keras_lstsd.arguments import check_distillation, check_momentum
+from keras_lstsd.checks import check_distillation, check_momentum
+from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_divergence, log_softmax
-from keras_lstsd.self_distillation import Batch, SelfDistillation
-from keras_lstsd.snapshots import Snapshot
+from keras_lstsd.step import Guidance, Step
+from keras_lstsd.teachers import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class MeanTeacher(SelfDistillation):
+class MeanTeacher(Distillation):
     """The student is taught by the moving average of its own weights.
 
     After step t = 0, 1, ..., over all float weights, BatchNorm's statistics included:
@@ -26,20 +26,19 @@ class MeanTeacher(SelfDistillation):
     grows linearly from 0 to 1 over `rampup_steps` steps. It costs one set of weights and one
     forward pass a step.
 
-    `evaluate`, `predict` and `export` take `teacher=True` to ask the averaged network.
+    With `teacher=True`, `evaluate`, `predict` and `export` use the averaged network.
 
-    Logs: `distillation_loss` (weighted), `teacher_coverage` (below 1 for the first step alone).
+    Logs: `distillation_loss` (weighted), `teacher_coverage` (0 in the first step, then 1).
 
     Args:
-        student: a Keras classifier; see `SelfDistillation`.
-        num_samples: N, size of the training set.
+        student: a Keras classifier; see `Distillation`.
         momentum: a in [0, 1). 0.999 in both papers.
         weight: weight of the teacher, at least 0.
         temperature: T > 0, for both sides.
         divergence: `"kl"`, or `"mse"` as in Tarvainen and Valpola.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
         rampup_steps: steps over which the weight grows, 0 for none.
-        from_logits: whether the student puts out logits. None finds out from its last layer.
+        from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
     Raises:
@@ -47,15 +46,15 @@ class MeanTeacher(SelfDistillation):
             is not positive, an unknown `kl` or `divergence`.
 
     Example:
-        >>> model = keras_lstsd.MeanTeacher(student, num_samples=len(x_train))
+        >>> model = keras_lstsd.MeanTeacher(student)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
         >>> model.evaluate(x_test, y_test, teacher=True)
 
     Source: Tarvainen and Valpola 2017; Jiang et al. 2020, "Baselines".
 
-    Differences from the papers: Jiang et al. print neither weight nor ramp; 4.0 is what LSTSD
-    gives its short-term teacher, and there is no ramp. Student and teacher see the same augmented
+    Differences from the papers: Jiang et al. print neither weight nor ramp. 4.0 is the weight of
+    LSTSD's short-term teacher, and there is no ramp. Student and teacher see the same augmented
     image, as only one is drawn.
     """
 
@@ -64,7 +63,6 @@ class MeanTeacher(SelfDistillation):
     def __init__(
         self,
         student: keras.Model,
-        num_samples: int,
         momentum: float = 0.999,
         weight: float = 4.0,
         temperature: float = 2.0,
@@ -74,6 +72,7 @@ class MeanTeacher(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
+        super().__init__(student, from_logits=from_logits, name=name)
         check_momentum(momentum)
         if divergence not in ("kl", "mse"):
             raise ValueError(
@@ -92,47 +91,44 @@ class MeanTeacher(SelfDistillation):
         self.divergence = divergence
         self.kl = kl
         self.rampup_steps = rampup_steps
-        super().__init__(student, num_samples, from_logits=from_logits, name=name)
+        self.average = Snapshot(name="average")
 
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        self.average = Snapshot(self.student, name="average")
-
-    def distillation_loss(self, batch: Batch) -> Any:
+    def guidance(self, step: Step) -> Guidance:
         """weight ramp KL[p || q], q of the averaged network."""
-        teacher = self.average.logits(self, batch.inputs)
+        teacher, known = self.average.predict(step), self.average.known
         if self.divergence == "kl":
-            values = kl_divergence(batch.logits, teacher, self.temperature, self.kl)
+            values = kl_divergence(step.logits, teacher, self.temperature, self.kl)
         else:
-            p, q = (ops.exp(log_softmax(z, self.temperature)) for z in (batch.logits, teacher))
+            p, q = (ops.exp(log_softmax(z, self.temperature)) for z in (step.logits, teacher))
             values = keras.losses.mean_squared_error(q, p)
-        weight = ops.where(self.average.known, float(self.weight), 0.0)
+        weight = ops.where(known, float(self.weight), 0.0)
         if self.rampup_steps:
-            step = ops.cast(self.average.updates, "float32")
-            weight = weight * ops.minimum(step / self.rampup_steps, 1.0)
-        batch.logs["teacher_coverage"] = ops.broadcast_to(self.average.known, ops.shape(values))
-        return ops.where(self.average.known, weight * values, 0.0)
+            updates = ops.cast(self.average.updates, "float32")
+            weight = weight * ops.minimum(updates / self.rampup_steps, 1.0)
+        coverage = ops.broadcast_to(known, ops.shape(values))
+        return Guidance(
+            ops.where(known, weight * values, 0.0), logs={"teacher_coverage": coverage}
+        )
 
-    def after_step(self) -> None:
+    def after_update(self) -> None:
         """w' <- a_t w' + (1 - a_t) w."""
-        self.average.average(self.student, self.momentum)
-
-    # === The teacher is one argument away ===
+        self.average.average(self.momentum)
 
     def evaluate(self, *args, teacher: bool = False, **kwargs):
-        """As `keras.Model.evaluate`; with `teacher=True` of the averaged network."""
-        with self._asked(teacher):
+        """As `keras.Model.evaluate`; with `teacher=True` for the averaged network."""
+        with self._with_weights_of(teacher):
             return super().evaluate(*args, **kwargs)
 
     def predict(self, *args, teacher: bool = False, **kwargs):
-        """As `keras.Model.predict`; with `teacher=True` of the averaged network."""
-        with self._asked(teacher):
+        """As `keras.Model.predict`; with `teacher=True` for the averaged network."""
+        with self._with_weights_of(teacher):
             return super().predict(*args, **kwargs)
 
     def export(self, *args, teacher: bool = False, **kwargs):
-        """As `SelfDistillation.export`; with `teacher=True` of the averaged network."""
-        with self._asked(teacher):
+        """As `Distillation.export`; with `teacher=True` for the averaged network."""
+        with self._with_weights_of(teacher):
             return super().export(*args, **kwargs)
 
-    def _asked(self, teacher: bool):
-        return self.average.lent_to(self.student) if teacher else nullcontext()
+    def _with_weights_of(self, teacher: bool) -> AbstractContextManager:
+        self.make_memory()
+        return self.average.swapped_in() if teacher else nullcontext()

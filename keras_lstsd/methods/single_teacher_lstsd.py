@@ -5,43 +5,45 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import log_softmax
 from keras_lstsd.methods.lstsd import LSTSD
-from keras_lstsd.self_distillation import Batch, SelfDistillation
-from keras_lstsd.snapshots import Snapshot
+from keras_lstsd.step import Guidance, Step
+from keras_lstsd.teachers import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
 class SingleTeacherLSTSD(LSTSD):
-    """LSTSD whose teachers are two former networks, the same for all samples.
+    """LSTSD whose teachers are two earlier networks, the same for all samples.
 
-    The loss is that of `LSTSD`; q_short is what the weights at the end of the previous epoch say
-    of the batch at hand, q_long those at the end of the previous mini-generation, both in
-    inference mode. The paper's ablation for the worth of many teachers: it costs two sets of
-    weights and two forward passes a step.
+    The loss is that of `LSTSD`. q_short is the prediction of the weights at the end of the
+    previous epoch for the batch, q_long that of the weights at the end of the previous
+    mini-generation, both in inference mode. It is the paper's ablation for the value of per-sample
+    teachers. It costs two sets of weights and two forward passes a step.
 
     Logs: as `LSTSD`.
 
-    Args: as `LSTSD`, less `table_dtype`.
+    Args: as `LSTSD`, without `num_samples` and `table_dtype`.
 
     Raises:
         ValueError: as `LSTSD`.
 
     Example:
-        >>> model = keras_lstsd.SingleTeacherLSTSD(student, num_samples=len(x_train))
+        >>> model = keras_lstsd.SingleTeacherLSTSD(student)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: Jiang et al. 2020, "Analysis of Model Variants" and Table 3.
 
     Differences from the paper: it does not say whether a teacher drops units and uses batch
-    statistics; here it does not.
+    statistics; here it does neither.
     """
+
+    needs_sample_index = False
 
     def __init__(
         self,
         student: keras.Model,
-        num_samples: int,
         mini_generation_epochs: int = 6,
         long_weight: float = 2.4,
         short_weight: float = 4.0,
@@ -50,34 +52,30 @@ class SingleTeacherLSTSD(LSTSD):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
-        super().__init__(
+        # Without the tables of LSTSD.
+        Distillation.__init__(
+            self,
             student,
-            num_samples,
-            mini_generation_epochs,
-            long_weight,
-            short_weight,
-            temperature,
-            kl,
+            mini_generation_epochs=mini_generation_epochs,
             from_logits=from_logits,
             name=name,
         )
+        self._set_loss(long_weight, short_weight, temperature, kl)
+        self.short_term = Snapshot(name="short_term")
+        self.long_term = Snapshot(name="long_term")
 
-    def build(self, input_shape: Any = None) -> None:
-        SelfDistillation.build(self, input_shape)
-        self.short_term = Snapshot(self.student, name="short_term")
-        self.long_term = Snapshot(self.student, name="long_term")
-
-    def ask(self, memories: list[Snapshot], batch: Batch) -> tuple[Any, Any]:
-        logits = ops.stack([memory.logits(self, batch.inputs) for memory in memories])
-        known = ops.stack([memory.known for memory in memories])[:, None, None]
+    def predict_teachers(self, teachers: list[Snapshot], step: Step) -> tuple[Any, Any]:
+        logits = ops.stack([teacher.predict(step) for teacher in teachers])
+        known = ops.stack([teacher.known for teacher in teachers])[:, None, None]
         return log_softmax(logits, self.temperature), ops.broadcast_to(known, ops.shape(logits))
 
-    def remember(self, batch: Batch) -> None:
-        """Nothing: the weights are copied at the edges."""
+    def record(self, step: Step, guidance: Guidance | None) -> None:
+        """Nothing: the weights are copied at the boundaries."""
 
-    def on_epoch_edge(self, epoch: int) -> None:
+    def on_epoch_start(self, epoch: int) -> None:
         if epoch >= self.mini_generation_epochs:
-            self.short_term.take(self.student)
+            self.short_term.take()
 
-    def on_generation_edge(self, generation: int) -> None:
-        self.long_term.take(self.student)
+    def on_stage_start(self, stage: int) -> None:
+        if stage > 0:
+            self.long_term.take()

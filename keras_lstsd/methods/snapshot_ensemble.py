@@ -5,31 +5,30 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.arguments import count
+from keras_lstsd.checks import count
+from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import SMALLEST
-from keras_lstsd.self_distillation import SelfDistillation
-from keras_lstsd.snapshots import Snapshot
+from keras_lstsd.teachers import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class SnapshotEnsemble(SelfDistillation):
-    """Keeps the network at the end of each learning-rate cycle, and lets all of them vote.
+class SnapshotEnsemble(Distillation):
+    """Keeps the network at the end of each learning-rate cycle, and averages their predictions.
 
     Training is plain, with a cyclic cosine learning rate of one cycle per mini-generation.
-    `predict`, `evaluate` and `export` put out the mean of the snapshots' probabilities,
+    The output of `predict`, `evaluate` and `export` is the mean of the snapshots' probabilities,
 
     `p(x) = 1/m sum_j softmax(z_j(x))`,
 
     over the last m = at most `keep` snapshots; the student as it stands counts as the latest, so
-    after the last epoch it is the last cycle's. (Logits students put out ln p.) Each snapshot
-    costs one set of weights, and one forward pass of each prediction.
+    after the last epoch it is the last cycle's. (For students with logits the output is ln p.) Each
+    snapshot costs one set of weights, and one forward pass of each prediction.
 
     Args:
-        student: a Keras classifier; see `SelfDistillation`.
-        num_samples: N, size of the training set.
+        student: a Keras classifier; see `Distillation`.
         mini_generation_epochs: epochs of a cycle. 40 in Jiang et al. 2020 and Yang et al. 2019.
-        keep: m, how many networks vote at the most. 5 are all of 164 epochs.
-        from_logits: whether the student puts out logits. None finds out from its last layer.
+        keep: m, how many networks are averaged at most. 5 are all of 164 epochs.
+        from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
     Raises:
@@ -38,49 +37,48 @@ class SnapshotEnsemble(SelfDistillation):
     Example:
         >>> steps = math.ceil(len(x_train) / 128)
         >>> rate = keras_lstsd.schedules.CyclicCosine(0.1, 40 * steps, total_steps=164 * steps)
-        >>> model = keras_lstsd.SnapshotEnsemble(student, num_samples=len(x_train))
+        >>> model = keras_lstsd.SnapshotEnsemble(student)
         >>> model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: Huang et al. 2017; Jiang et al. 2020, "Baselines".
 
-    Differences from the papers: in mid-training the student as it stands votes too, so that
-    validation has something to show in the first cycle.
+    Differences from the papers: during training the present student is averaged too, so that
+    validation has a result in the first cycle.
     """
 
     def __init__(
         self,
         student: keras.Model,
-        num_samples: int,
         mini_generation_epochs: int = 40,
         keep: int = 5,
         from_logits: bool | None = None,
         name: str | None = None,
     ):
+        super().__init__(
+            student,
+            mini_generation_epochs=mini_generation_epochs,
+            from_logits=from_logits,
+            name=name,
+        )
         self.keep = count("keep", keep)
-        super().__init__(student, num_samples, mini_generation_epochs, from_logits, name)
+        self.snapshots = [Snapshot(name=f"snapshot_{number}") for number in range(keep - 1)]
 
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        self.snapshots = [
-            Snapshot(self.student, name=f"snapshot_{number}") for number in range(self.keep - 1)
-        ]
-
-    def on_generation_edge(self, generation: int) -> None:
-        if self.snapshots:
-            self.snapshots[(generation - 1) % len(self.snapshots)].take(self.student)
+    def on_stage_start(self, stage: int) -> None:
+        if stage > 0 and self.snapshots:
+            self.snapshots[(stage - 1) % len(self.snapshots)].take()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         outputs = super().call(inputs, training=training)
-        if training or not self.snapshots:
+        if training or not self.has_memory or not self.snapshots:
             return outputs
         x = self.inputs_of(inputs)
-        total, voters = self._probabilities(outputs), 1.0
+        total, count = self._probabilities(outputs), 1.0
         for snapshot in self.snapshots:
-            votes = ops.cast(snapshot.known, "float32")
-            total = total + votes * self._probabilities(snapshot.outputs(self.student, x))
-            voters = voters + votes
-        return self._outputs(total / voters)
+            share = ops.cast(snapshot.known, "float32")
+            total = total + share * self._probabilities(snapshot(x))
+            count = count + share
+        return self._outputs(total / count)
 
     def _probabilities(self, outputs: Any) -> Any:
         outputs = ops.cast(outputs, "float32")
@@ -89,7 +87,7 @@ class SnapshotEnsemble(SelfDistillation):
         return ops.sigmoid(outputs) if outputs.shape[-1] == 1 else ops.softmax(outputs)
 
     def _outputs(self, probabilities: Any) -> Any:
-        """Probabilities as outputs of the student's kind."""
+        """Probabilities, or their logarithms where the student's outputs are logits."""
         if not self.from_logits:
             return probabilities
         log_probs = ops.log(ops.maximum(probabilities, SMALLEST))

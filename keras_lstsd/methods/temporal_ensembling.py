@@ -5,18 +5,50 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.arguments import check_distillation, check_momentum
+from keras_lstsd.checks import check_distillation, check_momentum
+from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax
-from keras_lstsd.self_distillation import Batch, SelfDistillation
+from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, written
 
 
+class AverageTable(SampleTable):
+    """A `SampleTable` of moving averages, which counts the updates of each row."""
+
+    def build(self, input_shape: tuple[int, int]) -> None:
+        super().build(input_shape)
+        self.updates = self.add_weight(
+            shape=self.rows.shape[:1],
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="updates",
+        )
+
+    def average(self, latest: SampleTable, momentum: float) -> None:
+        """`Z <- a Z + (1 - a) p` for the rows that `latest` knows.
+
+        The table stores `q = Z / (1 - a^k)`. A softmax of ln Z normalizes, which divides by
+        `1 - a^k`.
+        """
+        drawn = written(latest.rows[:, :1])
+        before = ops.cast(self.updates, "float32")[:, None]
+        average, p = (
+            ops.exp(log_softmax(table.rows, 1 / self.temperature)) for table in (self, latest)
+        )
+        z = momentum * (1 - momentum**before) * average + (1 - momentum) * p
+        softened = log_softmax(ops.log(ops.maximum(z, SMALLEST)), self.temperature)
+        rows = ops.where(drawn, softened, ops.cast(self.rows, "float32"))
+        self.rows.assign(ops.cast(rows, self.rows.dtype))
+        self.updates.assign_add(ops.cast(drawn[:, 0], "int32"))
+
+
 @keras.saving.register_keras_serializable("keras_lstsd")
-class TemporalEnsembling(SelfDistillation):
+class TemporalEnsembling(Distillation):
     """Each sample is taught by the moving average of its own predictions over the epochs.
 
-    At every edge of an epoch, for the samples that the epoch met, with p_i the probabilities of
-    the forward pass that trained on sample i: `Z_i <- a Z_i + (1 - a) p_i`. The teacher is the
+    At every epoch boundary, for the samples drawn in the epoch, with p_i the probabilities of the
+    forward pass that trained on sample i: `Z_i <- a Z_i + (1 - a) p_i`. The teacher is the
     bias-corrected `q_i = Z_i / (1 - a^k)`, k = updates of that row. From epoch 1 on:
 
     `loss = compiled + weight * KL[p || q]`, both at temperature T.
@@ -24,14 +56,15 @@ class TemporalEnsembling(SelfDistillation):
     Logs: `distillation_loss` (weighted), `teacher_coverage`.
 
     Args:
-        student: a Keras classifier; see `SelfDistillation`.
-        num_samples: N, size of the training set.
+        student: a Keras classifier; see `Distillation`.
+        num_samples: N, size of the training set. None: `fit` counts the samples of arrays and of
+            data sets that `keras_lstsd.data.with_sample_index` numbered.
         momentum: a in [0, 1). 0.6 in both papers.
         weight: weight of the teacher, at least 0.
         temperature: T > 0, for both sides.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
         table_dtype: `"float32"` or `"float16"`.
-        from_logits: whether the student puts out logits. None finds out from its last layer.
+        from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
     Raises:
@@ -39,24 +72,25 @@ class TemporalEnsembling(SelfDistillation):
             positive, an unknown `kl` or `table_dtype`.
 
     Example:
-        >>> model = keras_lstsd.TemporalEnsembling(student, num_samples=len(x_train))
+        >>> model = keras_lstsd.TemporalEnsembling(student)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
     Source: Laine and Aila 2016, Algorithm 2; Jiang et al. 2020, "Baselines".
 
     Differences from the papers: Laine and Aila use a squared error with a ramp-up over 80 epochs,
-    for samples without labels; here it is a KL divergence, as Jiang et al. compare it. Their
-    weight came from a grid search that is not printed: 4.0 is what LSTSD gives its short-term
-    teacher, which is the nearest thing.
+    for samples without labels. Here it is a KL divergence, as Jiang et al. compare it. Their
+    weight came from a grid search that is not printed. 4.0 is the weight of LSTSD's short-term
+    teacher, which is the most similar.
     """
 
+    needs_sample_index = True
     logged = ("distillation_loss", "teacher_coverage")
 
     def __init__(
         self,
         student: keras.Model,
-        num_samples: int,
+        num_samples: int | None = None,
         momentum: float = 0.6,
         weight: float = 4.0,
         temperature: float = 2.0,
@@ -65,6 +99,7 @@ class TemporalEnsembling(SelfDistillation):
         from_logits: bool | None = None,
         name: str | None = None,
     ):
+        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
         check_momentum(momentum)
         check_distillation(temperature, kl, weight=weight)
         self.momentum = momentum
@@ -72,46 +107,21 @@ class TemporalEnsembling(SelfDistillation):
         self.temperature = temperature
         self.kl = kl
         self.table_dtype = table_dtype
-        super().__init__(student, num_samples, from_logits=from_logits, name=name)
+        self.ensemble = AverageTable(table_dtype, temperature, name="ensemble")
+        self.pending = SampleTable(table_dtype, temperature, name="pending")
 
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        size = (self.num_samples, self.num_classes, self.table_dtype, self.temperature)
-        self.ensemble = SampleTable(*size, name="ensemble")
-        self.pending = SampleTable(*size, name="pending")
-        self.updates = self.add_weight(
-            shape=(self.num_samples + 1,),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            name="updates",
-        )
-
-    def distillation_loss(self, batch: Batch) -> Any:
+    def guidance(self, step: Step) -> Guidance | None:
         """weight KL[p || q], q the bias-corrected average."""
         if self.weight == 0:
-            batch.logs["teacher_coverage"] = ops.zeros_like(batch.logits[:, 0])
-            return batch.logs["teacher_coverage"]
-        teacher, known = batch.read(self.ensemble)
-        batch.logs["teacher_coverage"] = known[:, 0]
-        return self.weight * kl_of_softened(batch.logits, teacher, self.temperature, self.kl, known)
+            return None
+        teacher, known = step.read(self.ensemble)
+        loss = kl_of_softened(step.logits, teacher, self.temperature, self.kl, known)
+        return Guidance(self.weight * loss, logs={"teacher_coverage": known[:, 0]})
 
-    def remember(self, batch: Batch) -> None:
-        batch.write(self.pending, log_softmax(batch.logits, self.temperature))
+    def record(self, step: Step, guidance: Guidance | None) -> None:
+        step.write(self.pending, log_softmax(step.logits, self.temperature))
 
-    def on_epoch_edge(self, epoch: int) -> None:
-        """Z <- a Z + (1 - a) p for the rows of the epoch; the table keeps q = Z / (1 - a^k)."""
-        met = ops.cast(written(self.pending.rows[:, :1]), "float32")
-        before = ops.cast(self.updates, "float32")[:, None]
-        after = before + met
-        ensemble, latest = (
-            ops.exp(log_softmax(table.rows, 1 / self.temperature))
-            for table in (self.ensemble, self.pending)
-        )
-        z = self.momentum * (1 - self.momentum**before) * ensemble + (1 - self.momentum) * latest
-        corrected = ops.log(ops.maximum(z / (1 - self.momentum ** ops.maximum(after, 1)), SMALLEST))
-        softened = log_softmax(corrected, self.temperature)
-        rows = ops.where(met > 0, softened, ops.cast(self.ensemble.rows, "float32"))
-        self.ensemble.rows.assign(ops.cast(rows, self.ensemble.rows.dtype))
-        self.updates.assign(ops.cast(after[:, 0], "int32"))
-        self.pending.clear()
+    def on_epoch_start(self, epoch: int) -> None:
+        if epoch > 0:
+            self.ensemble.average(self.pending, self.momentum)
+            self.pending.clear()

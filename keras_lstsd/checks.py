@@ -1,0 +1,316 @@
+"""Checks of arguments and data, with their error messages."""
+
+import operator
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lstsd import compat, outputs
+from keras_lstsd.tables import row_numbers
+
+OVERRIDES = ("train_step", "compute_loss", "compute_metrics")
+
+
+def count(name: str, value: Any, at_least: int = 1) -> int:
+    """The value as a Python integer.
+
+    Raises:
+        ValueError: when it is not a whole number of at least `at_least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = at_least - 1
+    if number < at_least:
+        raise ValueError(
+            f"`{name}` must be a count. Received: {name}={value!r}. Expected: a whole number of at "
+            f"least {at_least}."
+        )
+    return number
+
+
+def check_distillation(temperature: float, kl: str = "reverse", **weights: float) -> None:
+    """Rejects settings of a distillation loss that make no sense.
+
+    Raises:
+        ValueError: for a temperature that is not positive, an unknown direction, a negative weight.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            "`temperature` must be positive, as it divides logits. "
+            f"Received: temperature={temperature}. Expected: above 0, for example 2.0."
+        )
+    if kl not in ("reverse", "forward"):
+        raise ValueError(
+            f"`kl` must be a direction of the divergence. Received: kl={kl!r}. Expected: "
+            "'reverse' (KL[student || teacher]) or 'forward' (KL[teacher || student])."
+        )
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(
+                f"`{name}` must not be negative. Received: {name}={weight}. "
+                "Expected: at least 0 (0 leaves that part of the loss out)."
+            )
+
+
+def check_momentum(momentum: float) -> None:
+    """Rejects a momentum that a moving average cannot have.
+
+    Raises:
+        ValueError: for a momentum outside [0, 1).
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            "`momentum` must be the share that the moving average keeps. "
+            f"Received: momentum={momentum}. Expected: at least 0 and below 1."
+        )
+
+
+def check_class_names(class_names: Sequence[str], num_classes: int) -> None:
+    """Rejects names that are not one per class, all different.
+
+    Raises:
+        ValueError: for a string instead of a list, another number of names, or equal names.
+    """
+    are_names = not isinstance(class_names, str) and all(
+        isinstance(name, str) for name in class_names
+    )
+    if not are_names or len(class_names) != num_classes or len(set(class_names)) != num_classes:
+        raise ValueError(
+            "`class_names` must have one name per class. "
+            f"Received: class_names={class_names!r}. Expected: a list of {num_classes} different "
+            "strings, in the order of the labels."
+        )
+
+
+def check_student(student: Any, wrapper: type) -> None:
+    """Rejects what is not a plain Keras model.
+
+    Raises:
+        ValueError: for another object, and for a model that is wrapped already.
+    """
+    if not isinstance(student, keras.Model) or isinstance(student, wrapper):
+        raise ValueError(
+            "`student` must be the classifier to train. "
+            f"Received: {student!r}. Expected: a plain Keras model with one output of shape "
+            "[batch, classes] (the `student` of a model that is wrapped already)."
+        )
+
+
+def warn_of_overrides(student: keras.Model) -> None:
+    """Warns of methods that a student's class overrides and that the training does not call."""
+    own = [name for name in OVERRIDES if _overrides(type(student), name)]
+    if own:
+        named = " and ".join(f"`{name}`" for name in own)
+        warnings.warn(
+            f"The student's own {named} will not be called. Received: a student of class "
+            f"{type(student).__name__}, which overrides {named}. Expected: a student whose losses "
+            "come from `compile`, regularizers and `add_loss`, and whose metrics come from "
+            "`compile`; call `self.add_loss(...)` in the student's `call`.",
+            stacklevel=3,
+        )
+
+
+def _overrides(cls: type, name: str) -> bool:
+    """Whether a class has a method of its own instead of Keras's."""
+    owner = next(base for base in cls.__mro__ if name in vars(base))
+    return not owner.__module__.startswith("keras.src")
+
+
+def check_loss(model: Any) -> None:
+    """Rejects a compiled loss that contradicts the student's outputs.
+
+    Raises:
+        ValueError: for logits taken as probabilities or the reverse, for a binary loss over
+            several units (multi-label), for a regression loss on one linear unit.
+    """
+    loss = compat.compiled_loss(model)
+    name, units = _loss_name(loss), model.student_units
+    activation = outputs.last_activation(model.student)
+    if name.startswith("binary") and units > 1 and activation != "softmax":
+        raise ValueError(outputs.multi_label_message(f"{units} output units with loss={loss!r}"))
+    regression = ("mean_squared_error", "mse", "mean_absolute_error", "mae", "huber", "log_cosh")
+    if name in regression and units == 1 and activation == "linear":
+        raise ValueError(
+            "A regression cannot be guided: guidance compares probabilities of classes. "
+            f"Received: one linear unit with loss={loss!r}. Expected: a classifier, for example "
+            "one logit with `keras.losses.BinaryCrossentropy(from_logits=True)`."
+        )
+    expected = None
+    if isinstance(loss, keras.losses.Loss):
+        # A user's class may have no config.
+        try:
+            expected = loss.get_config().get("from_logits")
+        except NotImplementedError:
+            expected = None
+    elif name.endswith("crossentropy"):
+        expected = False
+    if expected is not None and expected != model.from_logits:
+        kind = "logits" if model.from_logits else "probabilities"
+        raise ValueError(
+            f"The student's outputs are {kind}, but the compiled loss has from_logits={expected}. "
+            f"Received: loss={loss!r}. Expected: a loss with from_logits={model.from_logits}, for "
+            "example `loss=keras.losses.SparseCategoricalCrossentropy("
+            f"from_logits={model.from_logits})`."
+        )
+
+
+def _loss_name(loss: Any) -> str:
+    """Keras's name of a loss, such as "binary_crossentropy"; empty for a user's own."""
+    if isinstance(loss, keras.losses.Loss):
+        kind = next(base for base in type(loss).__mro__ if base.__module__.startswith("keras.src"))
+        words = [letter if letter.islower() else f"_{letter.lower()}" for letter in kind.__name__]
+        return "".join(words).strip("_")
+    if isinstance(loss, str):
+        return "".join(c if c.islower() or c == "_" else f"_{c.lower()}" for c in loss).strip("_")
+    name = getattr(loss, "__name__", "")
+    # A user's function may have the name of one of Keras's.
+    return name if getattr(keras.losses, name, None) is loss else ""
+
+
+def check_in_step(data: Any) -> None:
+    """Rejects evaluation on batches that the training step augments.
+
+    Raises:
+        ValueError: for `SampleBatches` with `on_device` or `layers`.
+    """
+    if getattr(data, "in_step", False):
+        raise ValueError(
+            "Batches that the step augments cannot be evaluated. Received: SampleBatches with "
+            "`on_device` or `layers` to evaluate or predict on. Expected: arrays, as "
+            "`validation_data=(x_test, y_test)`."
+        )
+
+
+def check_sample_index(sample_index: np.ndarray, num_samples: int, method: str) -> None:
+    """Rejects indices of arrays that are not integers or have no row.
+
+    Raises:
+        ValueError: for other dtypes and shapes, and for an index outside `[0, num_samples)`.
+    """
+    if sample_index.dtype.kind not in "iu" or sample_index.ndim != 1:
+        raise ValueError(
+            "`sample_index` must number the samples. "
+            f"Received: dtype={sample_index.dtype}, shape={sample_index.shape}. Expected: "
+            "integers, one for each sample, as `np.arange(len(x_train))`."
+        )
+    lowest, highest = sample_index.min(), sample_index.max()
+    if lowest < 0 or highest >= num_samples:
+        raise ValueError(
+            "There are more training samples than rows in the tables. "
+            f"Received: sample indices from {lowest} to {highest}. Expected: from 0 to below "
+            f"num_samples={num_samples}; write `{method}(student, num_samples={highest + 1})`."
+        )
+
+
+def check_same_samples(before: dict[int, tuple], now: dict[int, tuple]) -> None:
+    """Rejects arrays whose row numbers mean other samples than in an earlier `fit`.
+
+    Both arguments map a sample index to checksums of its inputs and its label. A sample whose
+    inputs were augmented keeps its label, and one whose label was corrected keeps its inputs.
+
+    Raises:
+        ValueError: when inputs and label of a sample index have changed.
+    """
+    changed = [
+        index
+        for index in before.keys() & now.keys()
+        if before[index][0] != now[index][0] and before[index][1] != now[index][1]
+    ]
+    if changed:
+        raise ValueError(
+            "The row numbers of these arrays mean other samples than in the `fit` before, and "
+            f"teachers are stored by row. Received: other inputs and labels in {len(changed)} of "
+            f"{len(before.keys() & now.keys())} compared rows, the first of them {min(changed)}. "
+            "Expected: the same samples in the same order; to leave samples out, pass each its "
+            "first row number: `model.fit({'inputs': x[keep], 'sample_index': "
+            "np.flatnonzero(keep)}, y[keep])`."
+        )
+
+
+def sample_rows(index: Any, logits: Any, num_samples: int) -> Any:
+    """An index that was not validated as int32 `[batch]`; out-of-range values stay out of range.
+
+    Raises:
+        ValueError: for another dtype or shape, or another number of indices than samples.
+    """
+    # TensorFlow does not know the rank of a Python function's output.
+    shape = None if getattr(index.shape, "rank", 1) is None else tuple(index.shape)
+    if not keras.backend.is_int_dtype(index.dtype) or shape is None or len(shape) != 1:
+        raise ValueError(
+            "`sample_index` must be a vector of integers. "
+            f"Received: shape={shape}, "
+            f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
+            "Expected: shape=(batch,), dtype=int32; call `with_sample_index` on single "
+            "samples, then `batch`."
+        )
+    index = row_numbers(index, num_samples)
+    if None in (*shape, logits.shape[0]):
+        # A single index would be broadcast to all samples where sizes are known only at run time.
+        return ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
+    if shape[0] != logits.shape[0]:
+        raise ValueError(
+            "Each sample of a batch needs one index. "
+            f"Received: {shape[0]} indices for {logits.shape[0]} samples. Expected: "
+            "`sample_index` to be as long as the batch; call `with_sample_index` on single "
+            "samples, then `batch`."
+        )
+    return index
+
+
+def missing_index(x: Any) -> str:
+    """The error for training data without sample indices."""
+    return (
+        "The training data has no sample index, which this method needs. "
+        f"Received: x={x}. Expected: x={{'inputs': ..., 'sample_index': int32 (batch,)}}; for a "
+        "tf.data.Dataset write `train = keras_lstsd.data.with_sample_index(train)` before "
+        "`shuffle` and `batch`, from a PyDataset or generator yield that dict."
+    )
+
+
+def check_labels_place(x: Any, y: Any, needs_sample_index: bool) -> None:
+    """Rejects labels beside a data set, and arrays without labels where an index is needed.
+
+    Raises:
+        ValueError: when `y` is given with a data set, or missing beside arrays.
+    """
+    is_dataset = hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset)
+    if is_dataset and y is not None:
+        raise ValueError(
+            "`y` must be None when `x` is a data set, which contains the labels. "
+            f"Received: x={type(x).__name__}, y={type(y).__name__}. Expected: `model.fit(train)` "
+            "with a data set of (x, y), or `model.fit(x_train, y_train)` with arrays."
+        )
+    if needs_sample_index and y is None and hasattr(x, "shape"):
+        raise ValueError(
+            "`y` must be given when `x` is an array. "
+            f"Received: x={type(x).__name__}, y=None. Expected: `model.fit(x_train, y_train)`."
+        )
+
+
+def is_sparse_or_ragged(arrays: Any) -> bool:
+    """Whether data has sparse or ragged parts, which cannot be gathered by row."""
+    parts = keras.tree.flatten(arrays)
+    names = {type(part).__name__ for part in parts}
+    return any(hasattr(part, "tocsr") for part in parts) or bool(
+        names & {"SparseTensor", "RaggedTensor", "BCOO"}
+    )
+
+
+def check_task_weight(reduction: str | None) -> None:
+    """Rejects a reduction under which weighting the compiled loss would change its divisor.
+
+    Raises:
+        ValueError: for `"mean_with_sample_weight"`.
+    """
+    if reduction == "mean_with_sample_weight":
+        raise ValueError(
+            "This method weighs the compiled loss per sample, which would change the divisor of "
+            "`mean_with_sample_weight`. Received: a loss with "
+            "reduction='mean_with_sample_weight'. Expected: a loss with "
+            "`reduction='sum_over_batch_size'`."
+        )

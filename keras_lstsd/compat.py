@@ -1,0 +1,59 @@
+"""Every private attribute of Keras that this library uses, each behind one function.
+
+`tests/test_compat.py` has a test for each, which fails with a clear message when Keras moves it.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras.src.losses.loss import reduce_weighted_values
+
+
+def reduce_loss(values: Any, sample_weight: Any, mask: Any, reduction: str | None) -> Any:
+    """Reduces losses per sample as `keras.losses.Loss` does: same mask, weights and divisor."""
+    return reduce_weighted_values(values, sample_weight, mask, reduction, dtype="float32")
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras's layers attach to their outputs, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def logits_of(probabilities: Any) -> Any:
+    """The input of the softmax or sigmoid that made a tensor, or None where Keras dropped it."""
+    return getattr(probabilities, "_keras_logits", None)
+
+
+def layers_of(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer and all layers inside it."""
+    return layer._flatten_layers()
+
+
+def own_metrics(student: keras.Model) -> Iterable[keras.Metric]:
+    """Metrics that a student sets as its attributes; Keras skips them inside another model."""
+    for layer in layers_of(student):
+        if isinstance(layer, keras.Model):
+            yield from layer._metrics
+
+
+def forget_restored_epoch(model: keras.Model) -> None:
+    """Clears where `BackupAndRestore` resumed; Keras would start the next `fit` there as well."""
+    model._initial_epoch = None
+
+
+def backup_paths(backup: keras.callbacks.BackupAndRestore) -> list[tuple[Path, Path]]:
+    """Files of weights and of their epoch: the newest pair, then the pair before."""
+    return [
+        (Path(backup._weights_path), Path(backup._training_metadata_path)),
+        (Path(backup._prev_weights_path), Path(backup._prev_training_metadata_path)),
+    ]
+
+
+def compiled_loss(model: keras.Model) -> Any:
+    """The loss that was given to `compile` for a model with one output, or None."""
+    loss = getattr(model._compile_loss, "_user_loss", None)
+    if isinstance(loss, list | tuple | dict):
+        (loss,) = keras.tree.flatten(loss) or (None,)
+    return loss

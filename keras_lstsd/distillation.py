@@ -1,0 +1,344 @@
+"""The base class of all methods: a `keras.Model` that trains a student with guidance."""
+
+import random
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lstsd import checks, compat, outputs, serving
+from keras_lstsd.data.augmentation import DeviceStage
+from keras_lstsd.data.index import is_indexed, without_index
+from keras_lstsd.fitting import Fitting
+from keras_lstsd.saving import Saving
+from keras_lstsd.step import Guidance, Step
+from keras_lstsd.tables import ClassTable, LabelTable, SampleTable, add, in_range
+
+
+@keras.saving.register_keras_serializable("keras_lstsd")
+class Distillation(Fitting, Saving, keras.Model):
+    """Trains a student classifier; subclasses add the guidance of a teacher.
+
+    The loss of a batch is the compiled loss plus the guidance, reduced as the compiled loss is.
+    This class has no guidance: by itself it is plain training with the same data pipeline. Wrap a
+    classifier, then call `compile`, `fit`, `evaluate` and `predict` as on any Keras model.
+    `student` is the trained classifier, a plain Keras model.
+
+    A method is a subclass. It calls `super().__init__` first, then sets its attributes, named as
+    its arguments, and its memory: `SampleTable`, `ClassTable`, `Snapshot`. The first use of the
+    model makes their variables. It overrides some of five hooks:
+
+    1. `guidance(step)`: what guidance adds to the loss, in each step.
+    2. `record(step, guidance)`: what to store of this step, after the loss.
+    3. `after_update()`: what follows the update of the student's weights.
+    4. `on_epoch_start(epoch)`: before each epoch, from 0.
+    5. `on_stage_start(stage)`: before each mini-generation (stage, cycle), from 0, after hook 4.
+
+    Args:
+        student: a Keras classifier with one output `[batch, classes]` (logits or softmax), or
+            `[batch, 1]` (one logit or sigmoid unit). If it is not built yet, `fit` builds it.
+        mini_generation_epochs: E, epochs in a mini-generation.
+        num_samples: N, size of the training set, for methods with a memory per sample.
+        from_logits: whether the student's outputs are logits. None: decided by its last layer.
+        name: name of the model.
+
+    Raises:
+        ValueError: for a student, a size or a weight that cannot work; see also `fit`.
+
+    Example:
+        >>> model = keras_lstsd.Distillation(student)
+        >>> model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+        >>> model.fit(x_train, y_train, epochs=3)
+    """
+
+    needs_sample_index: bool = False
+    """Whether the method has a memory per sample, and so needs the index of each."""
+
+    logged: tuple[str, ...] = ()
+    """Names of the values that a method logs each epoch: `distillation_loss`, and `Guidance.logs`.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        *,
+        mini_generation_epochs: int = 1,
+        num_samples: int | None = None,
+        from_logits: bool | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        checks.check_student(student, Distillation)
+        self.student = student
+        self.mini_generation_epochs = checks.count("mini_generation_epochs", mini_generation_epochs)
+        self.num_samples = None if num_samples is None else checks.count("num_samples", num_samples)
+        self.from_logits = from_logits
+        self.has_memory = False
+        self._batches = self._data = self._first_epoch_of_fit = self._interrupted = None
+        self._stops_on_nan = False
+        self._epoch_of_fit = -1
+        self._checksums = {}
+        self._epoch = self._counter("epoch", -1)
+        # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
+        self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
+        # Sums over the samples of an epoch: the logged values, the samples, and with an index:
+        # out-of-range ones, and those whose class changed.
+        self._sums = keras.Variable(
+            np.zeros(len(self.logged) + 1 + 2 * self.needs_sample_index),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name="sums",
+        )
+        self._device_stage = DeviceStage()
+        if self.needs_sample_index:
+            self._label_table = LabelTable(name="label_table")
+        if student.built:
+            self.student_is_built()
+
+    # === What a method overrides ===
+
+    def guidance(self, step: Step) -> Guidance | None:
+        """Hook 1: what guidance adds to the loss; None for the compiled loss only."""
+        return None
+
+    def record(self, step: Step, guidance: Guidance | None) -> None:
+        """Hook 2: stores what later steps need of this one."""
+
+    def after_update(self) -> None:
+        """Hook 3: follows the update of the student's weights."""
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Hook 4: before epoch 0, 1, ..., counted over all calls of `fit`."""
+
+    def on_stage_start(self, stage: int) -> None:
+        """Hook 5: before mini-generation 0, 1, ..., after hook 4."""
+
+    # === Building and calling ===
+
+    def _counter(self, name: str, value: int) -> keras.Variable:
+        start = keras.initializers.Constant(value)
+        return self.add_weight(
+            shape=(), initializer=start, dtype="int32", trainable=False, name=name
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the student where it is not built yet."""
+        if not self.student.built:
+            self.student.build(without_index(input_shape))
+        self.student_is_built()
+
+    def student_is_built(self) -> None:
+        """Finds the classes of the student's output, and whether it is logits."""
+        self.student_units = outputs.units(self.student)
+        self.num_classes = max(self.student_units, 2)
+        if self.from_logits is None:
+            self.from_logits = outputs.ends_in_logits(self.student)
+        self.built = True
+
+    def make_memory(self) -> None:
+        """Makes the variables of tables and teachers, once; does nothing before sizes are known."""
+        known = self.student.built and not (self.needs_sample_index and self.num_samples is None)
+        if self.has_memory or not known:
+            return
+        self.student_is_built()
+        for layer in compat.layers_of(self):
+            if hasattr(layer, "attach"):
+                layer.attach(self)
+        self.has_memory = True
+
+    def logits_of(self, y_pred: Any) -> Any:
+        """Outputs of the student, or of a copy of it, as float32 logits `[batch, classes]`."""
+        activation = None if self.from_logits else outputs.last_activation(self.student)
+        return outputs.logits(y_pred, self.from_logits, activation)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.student(self.inputs_of(inputs), training=training)
+
+    def inputs_of(self, x: Any) -> Any:
+        """The student's inputs, from all layouts of data."""
+        if is_indexed(x) and "draws" in x:
+            x, *_ = self._device_stage.apply(x)
+        return without_index(x)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in training or last trained, over all calls of `fit`; -1 before any."""
+        return int(ops.convert_to_numpy(self._epoch))
+
+    @property
+    def sample_tables(self) -> dict[str, SampleTable]:
+        """Tables with a row per sample, by name; empty for a method without them."""
+        layers = compat.layers_of(self) if self.has_memory else []
+        return {layer.name: layer for layer in layers if isinstance(layer, SampleTable)}
+
+    @property
+    def has_softened_rows(self) -> bool:
+        """Whether the method stores log-probabilities of its temperature."""
+        return any(isinstance(it, SampleTable | ClassTable) for it in compat.layers_of(self))
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """Compiled metrics, and those that the student updates in its own `call`."""
+        return [*super().metrics, *compat.own_metrics(self.student)]
+
+    # === The step ===
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not training:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        step = self._step(x, y, y_pred, sample_weight)
+        guidance = self.guidance(step)
+        weights = sample_weight
+        if sample_weight is not None and guidance is not None:
+            sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        reduction = getattr(compat.compiled_loss(self), "reduction", "sum_over_batch_size")
+        if guidance is not None and not (
+            isinstance(guidance.task_weight, float | int) and guidance.task_weight == 1
+        ):
+            checks.check_task_weight(reduction)
+            weights = ops.convert_to_tensor(guidance.task_weight, "float32")
+            weights = weights if sample_weight is None else weights * sample_weight
+        loss = super().compute_loss(x, y, y_pred, weights, training)
+        if guidance is not None:
+            guided = compat.reduce_loss(guidance.loss, sample_weight, step.mask, reduction)
+            loss = loss + ops.cast(guided, loss.dtype)
+        self.record(step, guidance)
+        self._log(step, guidance, sample_weight)
+        return loss
+
+    def _step(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Step:
+        logits, index, validated = self.logits_of(y_pred), None, is_indexed(x)
+        if validated:
+            index, validated = x["sample_index"], "index_validated" in x
+        elif self.needs_sample_index:
+            raise ValueError(checks.missing_index(x))
+        if self.needs_sample_index:
+            index = (
+                ops.cast(index, "int32")
+                if validated
+                else checks.sample_rows(index, logits, self.num_samples)
+            )
+        return Step(
+            inputs=without_index(x),
+            y=y,
+            sample_index=index,
+            logits=logits,
+            mask=compat.mask_of(y_pred),
+            sample_weight=sample_weight,
+            mixing=x.get("mixing") if is_indexed(x) else None,
+            index_validated=validated,
+        )
+
+    def _log(self, step: Step, guidance: Guidance | None, sample_weight: Any) -> None:
+        """Adds the values of a step to the sums of the epoch."""
+        zeros = ops.zeros_like(step.logits[:, 0])
+        values = {} if guidance is None else {"distillation_loss": guidance.loss, **guidance.logs}
+        if guidance is not None and sample_weight is not None:
+            values["distillation_loss"] = guidance.loss * sample_weight
+        columns = [ops.cast(values.get(name, zeros), "float32") for name in self.logged]
+        columns.append(ops.ones_like(zeros))
+        if self.needs_sample_index:
+            out_of_range = changed = zeros
+            if not step.index_validated:
+                valid = in_range(step.sample_index, self.num_samples)
+                out_of_range = ops.cast(~valid, "float32")
+                if step.mixing is None:
+                    classes = outputs.hard_classes_of(step.y, self.num_classes)
+                    changed = self._label_table.update(step.sample_index, classes)
+            columns += [out_of_range, ops.cast(changed, "float32")]
+        add(self._sums, ops.sum(ops.stack(columns), axis=-1))
+
+    def train_step(self, *args):
+        # TensorFlow: data -> logs. JAX: (state, data) -> (logs, state).
+        *state, data = args
+        batch = keras.utils.unpack_x_y_sample_weight(data)
+        if is_indexed(batch[0]) and "draws" in batch[0]:
+            with self._state(*state):
+                data = self._device_stage.apply(*batch)
+        result = super().train_step(*state, data)
+        if type(self).after_update is Distillation.after_update:
+            return result
+        if not state:
+            self.after_update()
+            return result
+        logs, state = result
+        with self._state(state) as scope:
+            self.after_update()
+        trainable, _, *rest = state
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        return logs, (trainable, non_trainable, *rest)
+
+    def _state(self, state: tuple | None = None):
+        """A scope in which variables have the values of a step: on JAX those of its state."""
+        if state is None:
+            return nullcontext()
+        trainable, non_trainable, *_ = state
+        variables = self.trainable_variables + self.non_trainable_variables
+        mapping = list(zip(variables, trainable + non_trainable, strict=True))
+        return keras.StatelessScope(state_mapping=mapping)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        checks.check_in_step(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x=None, *args, **kwargs):
+        checks.check_in_step(x)
+        return super().predict(x, *args, **kwargs)
+
+    # === Serving ===
+
+    @property
+    def predicts_more_than_student(self) -> bool:
+        """Whether `predict` does more than call the student."""
+        return type(self).call is not Distillation.call
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        probabilities: bool = False,
+        class_names: Sequence[str] | None = None,
+        **kwargs,
+    ):
+        """Writes the student for serving: no tables, no teacher, each weight once.
+
+        Takes the arguments of `keras.Model.export`. `served = tf.saved_model.load(filepath)` has
+        the endpoint `served.serve(x)`, with the output of `predict(x)`. Keras writes other formats
+        and SavedModels of the JAX backend, of the student as it is.
+
+        Where the student is a task of KerasHub, its preprocessor is written beside the graph.
+        Clients load it with
+        `keras_hub.models.TextClassifierPreprocessor.from_preset(f"{filepath}/assets.extra")`.
+
+        Args:
+            input_signature: as in Keras. A student that is a subclass of `keras.Model` does not
+                know the dtypes of its inputs; give them here where they are not floats.
+            probabilities: return softmax probabilities, float32 `[batch, classes]`, whatever the
+                student's last layer; for one unit `[1 - p, p]`.
+            class_names: one name per class. The endpoint then returns a dict: "class_name", the
+                name of the most probable class, strings `[batch]`, beside "outputs" or
+                "probabilities". A compiled (XLA) caller cannot use it, as XLA has no strings.
+
+        Raises:
+            ValueError: for class names that are not one per class, for a student without weights.
+            TypeError: for unknown options.
+            NotImplementedError: in another format or on another backend, for these two options,
+                and for a method whose `predict` does more than call the student.
+
+        Example:
+            >>> names = [f"digit {number}" for number in range(10)]
+            >>> model.export("serving/1", probabilities=True, class_names=names)
+            >>> served = tf.saved_model.load("serving/1")
+            >>> served.serve(x_test)["class_name"]
+        """
+        serving.export(
+            self, filepath, format, verbose, input_signature, probabilities, class_names, **kwargs
+        )

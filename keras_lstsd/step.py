@@ -1,0 +1,66 @@
+"""What a training step shows to the hooks of a method, and what they return."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_lstsd.losses import log_softmax
+from keras_lstsd.tables import SampleTable, mix_rows, read
+
+Tensor = Any
+
+
+class Step(NamedTuple):
+    """One training step as the hooks of a method see it."""
+
+    inputs: Any
+    """The student's inputs, as the data has them."""
+    y: Any
+    """Labels, as the compiled loss takes them."""
+    sample_index: Tensor | None
+    """Integers `[batch]`, rows of the tables; None where the data has no index."""
+    logits: Tensor
+    """The student's logits (or log-probabilities), float32 `[batch, classes]`."""
+    mask: Tensor | None = None
+    """The mask of the student's output, as Keras propagates it."""
+    sample_weight: Tensor | None = None
+    """Sample weights, as the compiled loss takes them."""
+    mixing: Tensor | None = None
+    """None, or float32 `[batch, batch]`: row i holds the weights of the samples in input i."""
+    index_validated: bool = False
+    """Whether the host checked that no index is repeated or out of range."""
+
+    def read(self, tables: SampleTable | list[SampleTable]) -> tuple[Tensor, Tensor]:
+        """Rows of the samples `[batch, classes]`, and which are known; for a list: `tables.read`.
+
+        Where inputs are mixed from several samples, their rows are mixed with the same weights.
+        """
+        log_probs, known = read(self.sample_index, tables, self.index_validated)
+        if self.mixing is None:
+            return log_probs, known
+        temperature = keras.tree.flatten(tables)[0].temperature
+        log_probs, known = mix_rows(self.mixing, log_softmax(log_probs, 1 / temperature), known)
+        return log_softmax(log_probs, temperature), known
+
+    def write(self, table: SampleTable, log_probs: Tensor) -> None:
+        """Writes log-probabilities `[batch, classes]` to the samples' rows of a table."""
+        table.write(self.sample_index, log_probs, self.index_validated)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a method adds to the loss of a step.
+
+    Args:
+        loss: float32 `[batch]`, weighted by the method; 0 for a sample without a teacher.
+        task_weight: factor of each sample's compiled loss, a number or `[batch]`.
+        logs: values per sample `[batch]` by name, for the names in the method's `logged`.
+        memory: what `record` needs from `guidance`.
+    """
+
+    loss: Tensor
+    task_weight: Tensor | float = 1.0
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Any = None

@@ -1,9 +1,10 @@
-"""Data that carries each sample's index, and the data sets of the recipes."""
+"""Data with a sample index, augmentation, and loaders of the datasets that the recipes use."""
 
-from keras_lstsd.data import cifar100, digits, glue, tokens, words
+from keras_lstsd.data import cifar100, digits, glue, label_noise, tokens, words
 from keras_lstsd.data.augmentation import CropAndFlip
-from keras_lstsd.data.indexing import with_sample_index
-from keras_lstsd.data.pipeline import SampleBatches, sample_order
+from keras_lstsd.data.batches import SampleBatches
+from keras_lstsd.data.index import with_sample_index
+from keras_lstsd.data.order import sample_order
 from keras_lstsd.data.tokens import TokenBatches
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "cifar100",
     "digits",
     "glue",
+    "label_noise",
     "sample_order",
     "tokens",
     "with_sample_index",

@@ -1,4 +1,4 @@
-"""Augmentation that depends on (seed, epoch, sample_index) alone, on the host or in the step."""
+"""Augmentation that depends on (seed, epoch, sample_index) only, on the host or in the step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,24 +7,26 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd.arguments import count
+from keras_lstsd.checks import count
+from keras_lstsd.compat import layers_of
 
+# A row or column outside the image; a pixel number with one in it is negative.
 OUTSIDE = -(2**30)
 MIXING_LAYERS = ("CutMix", "FourierMix", "MixUp")
 
 
 class CropAndFlip:
-    """Pads images, crops them at a random place to their own size, and flips one in two.
+    """Pads images, crops them at random to their original size, and flips half of them.
 
-    The standard augmentation of CIFAR: pad 4, random 32x32 crop, flip with probability 1/2. The
-    place and the flip of an image follow from one integer, its draw, which `SampleBatches` makes
-    of (seed, epoch, sample_index).
+    The standard augmentation of CIFAR: pad 4, random 32x32 crop, flip with probability 1/2. Crop
+    and flip of an image follow from one random integer, which `SampleBatches` computes from
+    (seed, epoch, sample_index).
 
     Args:
-        pad: pixels on each side; 0 crops nothing.
-        flip: whether to flip left and right.
-        fill: value of the padding, or one for each channel. To pad with what is zero after
-            normalization, give the mean colour.
+        pad: pixels on each side; with 0 nothing is cropped.
+        flip: whether to flip images horizontally.
+        fill: value of the padding, or one value per channel. The mean colour becomes 0 after
+            normalization.
 
     Raises:
         ValueError: for a negative `pad`.
@@ -36,7 +38,7 @@ class CropAndFlip:
 
     Source: He et al. 2016, section 4.2.
 
-    Differences from the paper: it pads after normalization, with zeros.
+    Differences from the paper: the paper pads with zeros after normalization.
     """
 
     def __init__(self, pad: int = 4, flip: bool = True, fill: float | Sequence[float] = 0):
@@ -47,8 +49,23 @@ class CropAndFlip:
     def __repr__(self) -> str:
         return f"CropAndFlip(pad={self.pad}, flip={self.flip}, fill={self.fill})"
 
+    def get_config(self) -> dict[str, Any]:
+        """The settings as numbers and lists."""
+        return {"pad": self.pad, "flip": bool(self.flip), "fill": np.asarray(self.fill).tolist()}
+
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """The pixels of images `[n, h, w, c]` in a row, and behind them one of the padding."""
+        """The pixels of images `[n, h, w, c]` as `[n h w + 1, c]`; the last one is the padding.
+
+        Raises:
+            ValueError: when `images` is not one array of images, or has more than 2^30 pixels.
+        """
+        if not isinstance(images, np.ndarray):
+            raise ValueError(
+                "Images are augmented as one array. "
+                f"Received: inputs of type {type(images).__name__}. Expected: x is an array "
+                "[samples, height, width, channels]; for several inputs use a tf.data.Dataset "
+                "and augment the images there."
+            )
         if images.ndim != 4 or images[..., 0].size > -OUTSIDE:
             raise ValueError(
                 "`augment` works on images in memory. "
@@ -64,11 +81,11 @@ class CropAndFlip:
         """Augmented images of some rows: `[batch, height, width, channels]`.
 
         Args:
-            pixels: what `pixels(images)` gives.
-            rows: which images, int32 `[batch]`.
-            draws: what decides crop and flip, int32 `[batch]`, not negative.
-            height: of an image.
-            width: of an image.
+            pixels: the result of `pixels(images)`.
+            rows: row numbers of the images, int32 `[batch]`.
+            draws: random integers that determine crop and flip, int32 `[batch]`, at least 0.
+            height: height of an image.
+            width: width of an image.
             numpy: `keras.ops`, or `numpy` for arrays on the host; both give the same images.
         """
         span = 2 * self.pad + 1
@@ -89,26 +106,29 @@ class CropAndFlip:
 def mixes(layer: Any) -> bool:
     """Whether a layer, or one inside it, mixes the samples of a batch and their labels."""
     return any(
-        kind.__name__ in MIXING_LAYERS
-        for inner in layer._flatten_layers()
-        for kind in type(inner).__mro__
+        kind.__name__ in MIXING_LAYERS for inner in layers_of(layer) for kind in type(inner).__mro__
     )
 
 
 def transform(layers: Sequence[Any], images: Any, draws: Any) -> tuple[Any, Any]:
-    """Sends a batch through preprocessing layers, whose random numbers follow from its draws.
+    """Applies preprocessing layers to a batch, with random numbers that follow from `draws`.
+
+    Args:
+        layers: Keras preprocessing layers, applied in turn.
+        images: `[batch, height, width, channels]`.
+        draws: random integers, int32 `[batch]`; the first one seeds the layers.
 
     Returns:
-        `(images, mixing)`: row i of `mixing`, float32 `[batch, batch]`, has the weights with which
-        samples make up image i; None where no layer mixes.
+        `(images, mixing)`: row i of `mixing`, float32 `[batch, batch]`, contains the weights of
+        the samples in image i; None if no layer mixes.
     """
     images, draws, mixing = ops.convert_to_tensor(images), ops.convert_to_tensor(draws), None
     weights = {id(weight) for layer in layers for weight in layer.weights}
     variables = [variable for layer in layers for variable in layer.variables]
     states = [variable for variable in variables if id(variable) not in weights]
-    # Of the first sample; a replica's part of a last batch may have none.
+    # The draw of the first sample; a replica's part of the last batch may be empty.
     draw = ops.sum(draws[:1])
-    # A generator's own state would depend on how many steps there were before.
+    # The state of a generator would depend on the number of earlier steps.
     seeds = [ops.stack([draw + number, ops.zeros_like(draw)]) for number in range(len(states))]
     mapping = [
         (state, ops.cast(seed, state.dtype)) for state, seed in zip(states, seeds, strict=True)
@@ -120,17 +140,17 @@ def transform(layers: Sequence[Any], images: Any, draws: Any) -> tuple[Any, Any]
                 continue
             if mixing is None:
                 mixing = ops.eye(ops.shape(images)[0], dtype="float32")
-            # As labels that say which sample each is, they come out as weights of the samples.
+            # One-hot sample numbers as labels become the weights of the samples.
             mixed = layer({"images": images, "labels": mixing}, training=True)
             images, mixing = mixed["images"], mixed["labels"]
     return images, mixing
 
 
 class DeviceStage(keras.layers.Layer):
-    """What of a pipeline runs inside the compiled step: images that live on the device, layers.
+    """The part of the augmentation that runs inside the compiled step.
 
-    A model has one; `fit` gives it the batches. The images are a weight of it, so that the step
-    finds them on the device, but one that is not saved.
+    It holds images on the device, and preprocessing layers. Each model has one; `fit` passes it
+    the batches. The images are a weight of this layer, which is not saved.
     """
 
     def __init__(self):
@@ -139,7 +159,7 @@ class DeviceStage(keras.layers.Layer):
         self.built = True
 
     def serve(self, batches: Any) -> bool:
-        """Turns to a pipeline; True if the step must be compiled anew for it."""
+        """Sets the batches to augment; True if the step must be compiled again."""
         if batches is self.batches:
             return False
         had_work = self.batches is not None
@@ -158,15 +178,24 @@ class DeviceStage(keras.layers.Layer):
         return had_work or self.batches is not None
 
     def apply(self, x: dict, y: Any = None, sample_weight: Any = None) -> tuple[dict, Any, Any]:
-        """A batch as it comes from the host, turned into one to train on."""
+        """Augments a batch from the host.
+
+        Args:
+            x: inputs with `"sample_index"` and `"draws"`.
+            y: labels, one-hot if a layer mixes.
+            sample_weight: None or weights `[batch]`.
+
+        Returns:
+            `(x, y, sample_weight)` for the training step; x without `"draws"`, and with
+            `"mixing"` if a layer mixes.
+        """
         if self.batches is None:
             raise ValueError(
-                "Batches that the step augments are trained on by `fit`, which takes their images "
-                "and layers to the step. Received: such a batch without them. Expected: "
-                "`model.fit(batches)`; for a loop of your own, `SampleBatches` without `on_device` "
-                "and `layers`."
+                "Batches with `on_device` or `layers` are augmented inside the step of `fit`. "
+                "Received: such a batch outside `fit`. Expected: `model.fit(batches)`; for a "
+                "custom loop write `SampleBatches` without `on_device` and `layers`."
             )
-        # Keras knows no dtypes where it builds a model for several replicas.
+        # When Keras builds a model for several replicas, it drops dtypes.
         inputs, draws, mixing = x["inputs"], ops.cast(x["draws"], "int32"), None
         if self.batches.on_device:
             size = self.batches.image_size
@@ -183,7 +212,7 @@ class DeviceStage(keras.layers.Layer):
         return x, y, sample_weight
 
     def save_own_variables(self, store):
-        """The images come from the data again."""
+        """Saves nothing; after loading, `fit` sets the images again."""
 
     def load_own_variables(self, store):
-        """Nothing was saved."""
+        """Loads nothing."""

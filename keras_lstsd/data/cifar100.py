@@ -4,7 +4,6 @@ import gzip
 import io
 import pickle
 import tarfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +14,9 @@ from keras_lstsd.data import tfds
 SIZES = {"train": 50_000, "test": 10_000}
 """Samples of each split."""
 NUM_CLASSES = 100
-# Of each channel over all pixels of the 50,000 training images, computed from the official file.
+# Mean and deviation of each channel over the 50,000 training images of the official file.
 MEAN = np.array([129.304166, 124.069963, 112.434050], np.float32)
-"""Red, green and blue, in the units of the images: 0 to 255."""
+"""Red, green and blue, in [0, 255]."""
 STD = np.array([68.170243, 65.391808, 70.418370], np.float32)
 FINE_LABELS = tuple(
     """
@@ -41,21 +40,21 @@ class Images(NamedTuple):
     images: np.ndarray
     """uint8 `[samples, 32, 32, 3]`."""
     labels: np.ndarray
-    """The fine labels, numbers of `FINE_LABELS`: int32 `[samples]`."""
+    """Fine labels, as positions in `FINE_LABELS`: int32 `[samples]`."""
 
 
 def load(split: str = "train", data_dir: str | Path | None = None) -> Images:
-    """A split of CIFAR-100.
+    """Loads a split of CIFAR-100.
 
     Args:
         split: `"train"` or `"test"`.
-        data_dir: the folder `cifar-100-binary` or `cifar-100-python` of the official download, the
-            folder that holds one of them or its archive (`cifar-100-binary.tar.gz`), or such an
+        data_dir: the folder `cifar-100-binary` or `cifar-100-python` of the official download; a
+            folder with one of them or with its archive (`cifar-100-binary.tar.gz`); or such an
             archive, which is read in memory. None takes tensorflow-datasets, which may download.
 
     Raises:
-        ValueError: for an unknown split, or a file that is not the official one. No code in a
-            file of the Python version is run: it is a pickle, of which only data is read.
+        ValueError: for an unknown split, or a damaged file. Files of the Python version are
+            pickles; only their data is read, and no code in them is executed.
         FileNotFoundError: when no such file is in `data_dir`.
         ImportError: without `data_dir` and without tensorflow-datasets.
 
@@ -68,7 +67,7 @@ def load(split: str = "train", data_dir: str | Path | None = None) -> Images:
     """
     if split not in SIZES:
         raise ValueError(
-            f"No such split of CIFAR-100. Received: split={split!r}. Expected: 'train' or 'test'."
+            f"The split is unknown. Received: split={split!r}. Expected: 'train' or 'test'."
         )
     if data_dir is None:
         rows = tfds.rows("cifar100", split)
@@ -78,17 +77,17 @@ def load(split: str = "train", data_dir: str | Path | None = None) -> Images:
     try:
         pixels, fine, coarse = (_records if name.endswith(".bin") else _unpickled)(content)
         _check(pixels, fine, coarse, SIZES[split])
-    except Exception as error:  # A spoiled pickle can raise any.
+    except Exception as error:  # A damaged pickle can raise any exception.
         raise ValueError(
             f"{name} is not CIFAR-100's official {split} file. Received: {error!r}. "
-            f"Expected: {SIZES[split]} images with their labels; get it anew from {_HOME}."
+            f"Expected: {SIZES[split]} images with their labels; download it again from {_HOME}."
         ) from error
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return Images(np.ascontiguousarray(images), fine.astype(np.int32))
 
 
 def _find(data_dir: Path, split: str) -> tuple[str, bytes]:
-    """Where a split's file stands, and its bytes."""
+    """The name of a split's file, and its bytes."""
     members = (f"cifar-100-binary/{split}.bin", f"cifar-100-python/{split}")
     if data_dir.is_file():
         return _from_archive(data_dir, members)
@@ -107,21 +106,24 @@ def _find(data_dir: Path, split: str) -> tuple[str, bytes]:
 
 
 def _from_archive(path: Path, members: tuple[str, ...]) -> tuple[str, bytes]:
-    found = None
-    try:
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-            for member in archive:
-                if member.isfile() and member.name.removeprefix("./") in members:
-                    found = f"{path}/{member.name}", archive.extractfile(member).read()
-            stream.read()  # To its end, where gzip's checksum stands.
-    except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError) as error:
-        raise ValueError(
-            f"{path} is spoiled or no tar.gz archive. Received: {error!r}. Expected: CIFAR-100's "
-            f"official archive; get it anew from {_HOME}."
-        ) from error
+    found, names = None, []
+    with path.open("rb") as file:
+        try:
+            with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+                for member in archive:
+                    names.append(member.name)
+                    if member.isfile() and member.name.removeprefix("./") in members:
+                        found = f"{path}/{member.name}", archive.extractfile(member).read()
+                stream.read()  # Up to the checksum of gzip, which is at the end.
+        except Exception as error:  # A damaged archive can raise any exception.
+            raise ValueError(
+                f"{path} is damaged or not a tar.gz archive. Received: {error!r}. Expected: the "
+                f"official archive of CIFAR-100; download it again from {_HOME}."
+            ) from error
     if found is None:
         raise ValueError(
-            f"{path} is not CIFAR-100's archive. Expected: {' or '.join(members)} in it."
+            f"{path} is not an archive of CIFAR-100. Received: an archive of {names[:8]}. "
+            f"Expected: {' or '.join(members)} in it; download it again from {_HOME}."
         )
     return found
 
@@ -156,7 +158,7 @@ def _check(pixels: np.ndarray, fine: np.ndarray, coarse: np.ndarray, size: int) 
 
 
 class _Saved:
-    """What an array becomes: the arguments and the state it was pickled with, and no call."""
+    """A pickled array as data: arguments and state, without any call."""
 
     def __init__(self, *arguments):
         self.arguments = arguments
@@ -166,7 +168,7 @@ class _Saved:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the three names with which Python 2 pickled an array, and refuses all others."""
+    """Accepts the three names in an array that Python 2 pickled, and rejects all others."""
 
     def find_class(self, module, name):
         array = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")

@@ -1,4 +1,4 @@
-"""Words as numbers: a vocabulary from the training texts, and padded sequences of ids."""
+"""Word ids: a vocabulary from the training texts, and padded sequences of ids."""
 
 import re
 from collections import Counter
@@ -12,28 +12,33 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def split(text: str) -> list[str]:
-    """Lower-cased words; each punctuation mark is a word of its own."""
+    """Splits a text into lower-case words; each punctuation mark is a separate word.
+
+    Example:
+        >>> keras_lstsd.data.words.split("The cat's in!")
+        # ["the", "cat", "'", "s", "in", "!"]
+    """
     return _WORD.findall(text.lower())
 
 
 def build_vocabulary(
     texts: Iterable[str], max_size: int | None = None, min_count: int = 1
 ) -> dict[str, int]:
-    """Ids of the words of the training texts, the most frequent first.
+    """The vocabulary of the training texts: word -> id, the most frequent word first.
 
-    Ids 0, 1 and 2 are kept for padding, unknown words and the separator of two sentences.
+    Ids 0, 1 and 2 are reserved for padding, unknown words and the separator of two sentences.
 
     Args:
         texts: the training texts; words of other splits become unknown.
-        max_size: at most that many words, or None for all.
-        min_count: words seen less often are left out.
+        max_size: the maximum number of words; None for all.
+        min_count: words that occur less often are omitted.
 
     Example:
         >>> keras_lstsd.data.words.build_vocabulary(["A dog.", "A cat."])
         # {"a": 3, ".": 4, "dog": 5, "cat": 6}
     """
     counts = Counter(word for text in texts for word in split(text))
-    # Equal counts stay in the order of first appearance, so the ids are reproducible.
+    # Words of equal counts keep the order of first occurrence, so the ids are reproducible.
     frequent = [word for word, count in counts.most_common(max_size) if count >= min_count]
     return {word: FIRST_WORD + rank for rank, word in enumerate(frequent)}
 
@@ -44,11 +49,16 @@ def encode(
     vocabulary: dict[str, int],
     length: int | None = None,
 ) -> np.ndarray:
-    """Texts, or pairs of texts, as rows of word ids: int32 `[texts, length]`.
+    """Word ids of texts, or pairs of texts: int32 `[texts, length]`.
 
-    A pair becomes `first SEPARATOR second`. Rows are padded with 0 to `length`, or cut: the longer
-    text of a pair first, as BERT does, so that the shorter one is kept. None takes the longest
-    row.
+    A pair becomes `first SEPARATOR second`. Rows are padded with 0 or truncated to `length`. In a
+    pair, the longer text is truncated first, as in BERT.
+
+    Args:
+        first: texts.
+        second: None, or the second text of each pair.
+        vocabulary: word -> id, from `build_vocabulary`.
+        length: words per row; None takes the longest row.
 
     Example:
         >>> vocabulary = {"a": 3, ".": 4, "dog": 5}

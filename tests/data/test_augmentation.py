@@ -69,7 +69,7 @@ def test_each_draw_is_one_crop_and_flip(backend):
 def test_crops_and_flips_are_as_often_as_they_should_be():
     data = SampleBatches(np.zeros((20_000, 1)), np.zeros(20_000), seed=0)
     for epoch in range(2):
-        data.begin_epoch(epoch)
+        data.start_epoch(epoch)
         counts = np.bincount(data.epoch_draws(np.arange(20_000)) % 50, minlength=50)
         assert ((counts - 400) ** 2 / 400).sum() < 85.4  # chi-square, 49 degrees, p = 0.001
 
@@ -78,7 +78,7 @@ def test_the_augmentation_of_a_sample_is_pinned():
     """A saved run resumes under later versions with the same images."""
     data = batches(augment=CROP)
     assert data.epoch_draws(np.arange(4)).tolist() == PINNED
-    data.begin_epoch(1)
+    data.start_epoch(1)
     assert (data.epoch_draws(np.arange(30)) != batches().epoch_draws(np.arange(30))).all()
 
 
@@ -87,7 +87,7 @@ PINNED = [745468456, 1532912687, 2077855093, 1918382946]
 
 def of_epoch(data, epoch, stage=None):
     """Images by sample, as the step sees them."""
-    data.begin_epoch(epoch)
+    data.start_epoch(epoch)
     found = {}
     for step in range(len(data)):
         x, _ = data[step]
@@ -107,7 +107,7 @@ def test_images_are_the_same_on_host_and_device_and_epochs_differ():
     np.testing.assert_array_equal(of_epoch(device, 4), of_epoch(host, 4))
     np.testing.assert_array_equal(of_epoch(host, 0), first)
     assert (of_epoch(host, 1) != first).any((1, 2, 3)).mean() > 0.8
-    host.begin_epoch(0)
+    host.start_epoch(0)
     numbers = host.epoch_draws(np.arange(SAMPLES))
     np.testing.assert_array_equal(first[5], cropped(IMAGES[5], numbers[5]))
 
@@ -118,7 +118,7 @@ def test_a_dataset_yields_the_same_images(on_device):
     data = batches(augment=CROP, on_device=on_device)
     dataset = data.tf_dataset()
     for epoch in (1, 0):
-        data.begin_epoch(epoch)
+        data.start_epoch(epoch)
         for step, element in enumerate(dataset.as_numpy_iterator()):
             for a, b in zip(
                 keras.tree.flatten(element), keras.tree.flatten(data[step]), strict=True

@@ -68,7 +68,7 @@ def test_no_batch_is_longer_than_the_rows():
 def test_the_padding_of_a_shuffled_epoch_is_that_of_its_batches():
     lengths = np.random.default_rng(0).integers(1, 11, 23)
     batches = TokenBatches(inputs(lengths), np.arange(23), multiple=2, batch_size=4, seed=1)
-    batches.begin_epoch(3)
+    batches.start_epoch(3)
     shapes = [batches[step][0]["inputs"]["token_ids"].shape for step in range(len(batches))]
     positions = sum(rows * width for rows, width in shapes)
     assert batches.padding_share() == pytest.approx(1 - lengths.sum() / positions)

@@ -69,9 +69,9 @@ def test_a_batch_is_the_callers_own():
 def test_epochs_differ_and_come_again():
     batches = SampleBatches(X, Y, batch_size=4, seed=1)
     first = drawn(batches)
-    batches.begin_epoch(5)
+    batches.start_epoch(5)
     assert drawn(batches) != first
-    batches.begin_epoch(0)
+    batches.start_epoch(0)
     assert drawn(batches) == first
     unshuffled = SampleBatches(X, Y, batch_size=4, shuffle=False)
     assert flat(unshuffled) == list(range(10))
@@ -79,8 +79,8 @@ def test_epochs_differ_and_come_again():
 
 def test_batches_without_a_seed_take_the_models():
     free, bound = SampleBatches(X, Y), SampleBatches(X, Y, seed=5)
-    free.begin_epoch(2, 5)
-    bound.begin_epoch(2, 99)
+    free.start_epoch(2, 5)
+    bound.start_epoch(2, 99)
     assert flat(free) == flat(bound) == sample_order(5, 2, 10).tolist()
 
 
@@ -88,13 +88,13 @@ def test_steps_per_epoch_cut_an_endless_stream_of_passes():
     passes = SampleBatches(X, Y, batch_size=10, seed=1)
     stream = []
     for number in range(3):
-        passes.begin_epoch(number)
+        passes.start_epoch(number)
         stream += flat(passes)
     batches = SampleBatches(X, Y, batch_size=4, seed=1, steps_per_epoch=3)
     assert len(batches) == 3
     found = []
     for epoch in range(2):
-        batches.begin_epoch(epoch)
+        batches.start_epoch(epoch)
         found += flat(batches)
     assert found == stream[:24]
 
@@ -107,7 +107,7 @@ def test_a_dataset_yields_the_same_batches(steps_per_epoch):
     data = batches.tf_dataset()
     assert int(data.cardinality()) == len(batches)
     for epoch in (0, 1, 0):
-        batches.begin_epoch(epoch)
+        batches.start_epoch(epoch)
         for step, element in enumerate(data.as_numpy_iterator()):
             found, expected = keras.tree.flatten(element), keras.tree.flatten(batches[step])
             for a, b in zip(found, expected, strict=True):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_lstsd.data import with_sample_index
-from keras_lstsd.data.indexing import is_indexed
+from keras_lstsd.data.index import is_indexed
 
 pytestmark = pytest.mark.tensorflow
 

@@ -1,0 +1,132 @@
+"""Metrics of GLUE's tasks, and files of predictions for its server."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_lstsd.data import glue
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The share of correct predictions.
+
+    Args:
+        labels: int `[rows]`.
+        predictions: int `[rows]`.
+
+    Example:
+        >>> recipes.metrics.accuracy(np.array([0, 1]), np.array([0, 0]))
+        # 0.5
+    """
+    return float(np.mean(labels == predictions))
+
+
+def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The F1 score of class 1: `2 TP / (2 TP + FP + FN)`; 0 if no label or prediction is 1.
+
+    Args:
+        labels: int `[rows]`, 0 or 1.
+        predictions: int `[rows]`, 0 or 1.
+
+    Example:
+        >>> recipes.metrics.f1(np.array([0, 1]), np.array([1, 1]))
+        # 0.6666666666666666
+    """
+    positive = np.sum(labels == 1) + np.sum(predictions == 1)
+    return 2 * float(np.sum((labels == 1) & (predictions == 1))) / float(max(positive, 1))
+
+
+def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The Matthews correlation of two classes; 0 if a factor of the denominator is 0.
+
+    `(TP TN - FP FN) / sqrt((TP+FP) (TP+FN) (TN+FP) (TN+FN))`
+
+    Args:
+        labels: int `[rows]`, 0 or 1.
+        predictions: int `[rows]`, 0 or 1.
+
+    Example:
+        >>> recipes.metrics.matthews(np.array([0, 1]), np.array([0, 1]))
+        # 1.0
+    """
+    # For two classes it equals Pearson's correlation.
+    if np.std(labels) == 0 or np.std(predictions) == 0:
+        return 0.0
+    return float(np.corrcoef(labels, predictions)[0, 1])
+
+
+METRICS = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
+_OF_TASKS = {
+    "cola": ("matthews", "accuracy"),
+    "mrpc": ("accuracy", "f1"),
+    "qqp": ("accuracy", "f1"),
+}
+
+
+def metric_names(task: str) -> tuple[str, ...]:
+    """Names in `METRICS` for a task; the first is the one in the tables of Jiang et al. 2020.
+
+    Matthews correlation and accuracy for CoLA, accuracy and F1 for MRPC and QQP, accuracy for the
+    other tasks.
+
+    Raises:
+        ValueError: for an unknown task.
+
+    Example:
+        >>> recipes.metrics.metric_names("mrpc")
+        # ("accuracy", "f1")
+    """
+    glue.check_split(task, "train")
+    return _OF_TASKS.get(task, ("accuracy",))
+
+
+def scores(task: str, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """The metrics of a task in %, in the order of `metric_names`.
+
+    Args:
+        task: name of the task.
+        labels: int `[rows]`.
+        predictions: classes, int `[rows]`.
+
+    Raises:
+        ValueError: for an unknown task.
+
+    Example:
+        >>> recipes.metrics.scores("rte", np.array([0, 1]), np.array([0, 0]))
+        # {"accuracy": 50.0}
+    """
+    return {name: 100 * METRICS[name](labels, predictions) for name in metric_names(task)}
+
+
+def write_predictions(
+    folder: str | Path, task: str, split: str, predictions: Sequence[int]
+) -> Path:
+    """Writes the predictions of a split in the format of GLUE's server.
+
+    The file is `RTE.tsv` and so on (`MNLI-m.tsv` and `MNLI-mm.tsv` for MNLI). Its first line is
+    `index prediction`; then each line contains the row number and the label as in the task's
+    files.
+
+    Args:
+        folder: folder of the file; it is created.
+        task: name of the task.
+        split: the predicted split, such as `"test"`.
+        predictions: classes in the order of the rows, int `[rows]`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: for an unknown task or split.
+
+    Example:
+        >>> recipes.metrics.write_predictions("submission", "rte", "test", [0, 1, 1])
+    """
+    glue.check_split(task, split)
+    kind = {"matched": "-m", "mismatched": "-mm"}.get(split.partition("_")[2], "")
+    path = Path(folder) / f"{glue.TASKS[task].folder}{kind}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{row}\t{glue.TASKS[task].classes[label]}" for row, label in enumerate(predictions)]
+    path.write_text("\n".join(["index\tprediction", *lines]) + "\n")
+    return path

@@ -51,7 +51,7 @@ def _ragged(received: str, code: str) -> ValueError:
 
 def checksum(arrays: Any, start: int = 0) -> int:
     """The CRC-32 of arrays in any structure: of dtypes, shapes and values."""
-    for array in keras.tree.flatten(arrays):
+    for array in map(np.asarray, keras.tree.flatten(arrays)):
         array = array.astype(str) if array.dtype == object else array
         start = zlib.crc32(f"{array.dtype}{array.shape}".encode(), start)
         start = zlib.crc32(np.ascontiguousarray(array).tobytes(), start)

@@ -2,6 +2,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import struct
 import sys
 import tarfile
@@ -17,7 +18,7 @@ BINARY, PYTHON = "cifar-100-binary", "cifar-100-python"
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote: strings are bytes, and NumPy's names are the old ones."""
+    """Writes pickles of Python 2: strings are bytes, and NumPy has its old module names."""
 
     def save_string(self, value):
         value = value.encode() if isinstance(value, str) else value
@@ -33,13 +34,13 @@ def python2_pickle(value):
 
 
 def samples(split):
-    """Images in which no two pixels, rows, columns or channels may be mistaken, and labels."""
+    """Images whose pixels, rows, columns and channels all differ, and their labels."""
     images = np.random.default_rng(SIZES[split]).integers(0, 256, (SIZES[split], 32, 32, 3))
     return images.astype(np.uint8), np.array([99, 0, 20, 7])[: SIZES[split]]
 
 
 def content(form, split, order="C", **changes):
-    """The bytes of an official file, written pixel by pixel as the official page describes it."""
+    """The bytes of an official file, written pixel by pixel as on the official page."""
     images, fine = samples(split)
     planes = [[image[:, :, channel].tobytes() for channel in range(3)] for image in images]
     rows = [b"".join(row) for row in planes]
@@ -104,7 +105,7 @@ def assert_is(found, split):
 
 @pytest.mark.parametrize("split", SIZES)
 @pytest.mark.parametrize("form", [BINARY, PYTHON])
-def test_each_form_gives_the_same_arrays(unpacked, tmp_path_factory, form, split):
+def test_both_versions_give_the_same_arrays(unpacked, tmp_path_factory, form, split):
     other = PYTHON if form == BINARY else BINARY
     for name in SIZES:
         (unpacked / member(other, name)).unlink()
@@ -117,13 +118,13 @@ def test_each_form_gives_the_same_arrays(unpacked, tmp_path_factory, form, split
         assert list(path.parent.iterdir()) == [path.with_name("renamed")]
 
 
-def test_an_array_pickled_by_columns_is_read(tmp_path):
+def test_an_array_pickled_in_fortran_order_is_read(tmp_path):
     (tmp_path / "train").write_bytes(content(PYTHON, "train", order="F"))
     assert_is(cifar100.load("train", tmp_path), "train")
 
 
-def test_the_pickles_of_these_tests_are_such_as_python_2_wrote():
-    # As in NumPy's own tests: an array that Python 2 pickled, with its integers for booleans.
+def test_the_pickles_of_these_tests_have_the_format_of_python_2():
+    # An array that Python 2 pickled, with integers for booleans, as in the tests of NumPy.
     old = python2_pickle(np.array([7], np.uint8))
     assert old.startswith(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n")
     assert b"cnumpy\ndtype\n" in old
@@ -134,7 +135,7 @@ def test_the_pickles_of_these_tests_are_such_as_python_2_wrote():
     assert cifar100._unpickled(written.replace(b"\x89\x88\x87", b"K\x00K\x01\x87"))[0].any()
 
 
-def test_a_file_of_that_name_beside_the_official_folder_is_not_taken(unpacked):
+def test_the_official_folder_precedes_a_file_of_the_same_name(unpacked):
     (unpacked / "train.bin").write_bytes(b"tokens")
     assert_is(cifar100.load("train", unpacked), "train")
 
@@ -150,7 +151,7 @@ def test_a_file_of_that_name_beside_the_official_folder_is_not_taken(unpacked):
         (lambda data: b"\x14" + data[1:], "coarse labels that are not 0 to 19"),
     ],
 )
-def test_a_spoiled_binary_file_is_refused(unpacked, damage, received):
+def test_a_damaged_binary_file_is_rejected(unpacked, damage, received):
     path = unpacked / BINARY / "train.bin"
     path.write_bytes(damage(path.read_bytes()))
     match = rf"train\.bin is not.*official train file.*Received: .*{received}.*Expected: 4 images"
@@ -182,7 +183,7 @@ PIXELS = np.zeros((4, 3072), np.uint8)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_spoiled_pickle_is_refused(tmp_path, data, received):
+def test_a_damaged_pickle_is_rejected(tmp_path, data, received):
     (tmp_path / "train").write_bytes(data)
     match = rf"train is not.*official train file.*Received: .*{received}.*Expected: 4 images"
     with pytest.raises(ValueError, match=match):
@@ -190,7 +191,7 @@ def test_a_spoiled_pickle_is_refused(tmp_path, data, received):
 
 
 class Malicious:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("harm",)
@@ -206,10 +207,10 @@ class Malicious:
     ],
     ids=["reduce", "stack_global", "exec", "inst"],
 )
-def test_a_malicious_pickle_runs_nothing(tmp_path, monkeypatch, attack):
+def test_code_in_a_pickle_is_not_executed(tmp_path, monkeypatch, attack):
     monkeypatch.chdir(tmp_path)
     pickle.loads(attack)
-    (tmp_path / "harm").rmdir()  # The attack works, but for the loader:
+    (tmp_path / "harm").rmdir()  # The attack works with pickle itself.
     (tmp_path / "train").write_bytes(attack)
     with pytest.raises(ValueError, match=r"the pickle asks for \w+\.(mkdir|exec)"):
         cifar100.load("train", tmp_path)
@@ -217,7 +218,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, monkeypatch, attack):
 
 
 @pytest.mark.parametrize("name", ["numpy\nload", "numpy.core.multiarray\nscalar", "os\nsystem"])
-def test_only_the_names_of_an_array_are_known(name):
+def test_names_other_than_those_of_an_array_are_rejected(name):
     with pytest.raises(pickle.UnpicklingError, match="asks for"):
         cifar100._unpickled(f"c{name}\n.".encode())
 
@@ -225,21 +226,21 @@ def test_only_the_names_of_an_array_are_known(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: b"", "spoiled or no tar.gz"),
-        (lambda data: b"something else", "spoiled or no tar.gz"),
-        (lambda data: data[: len(data) // 2], "spoiled or no tar.gz"),
-        (lambda data: data[:-1], "spoiled or no tar.gz"),
-        (lambda data: data + data[:10] + b"\xff", "spoiled or no tar.gz.*block type"),
-        (lambda data: data[:-8] + b"\0\0\0\0" + data[-4:], "spoiled or no tar.gz.*CRC"),
-        (lambda data: gzip.compress(b"no archive" * 100), "spoiled or no tar.gz"),
-        (lambda data: gzip.compress(gzip.decompress(data)[:9000]), "spoiled or no tar.gz"),
+        (lambda data: b"", "damaged or not a tar.gz"),
+        (lambda data: b"something else", "damaged or not a tar.gz"),
+        (lambda data: data[: len(data) // 2], "damaged or not a tar.gz"),
+        (lambda data: data[:-1], "damaged or not a tar.gz"),
+        (lambda data: data + data[:10] + b"\xff", "damaged or not a tar.gz.*block type"),
+        (lambda data: data[:-8] + b"\0\0\0\0" + data[-4:], "damaged or not a tar.gz.*CRC"),
+        (lambda data: gzip.compress(b"no archive" * 100), "damaged or not a tar.gz"),
+        (lambda data: gzip.compress(gzip.decompress(data)[:9000]), "damaged or not a tar.gz"),
         (lambda data: archive({"train.bin": b""}), "binary/train.bin or cifar-100-python/train"),
         (lambda data: archive({f"{PYTHON}/train/": b""}), "binary/train.bin or"),
         (lambda data: archive({}), "binary/train.bin or cifar-100-python/train"),
         (lambda data: archive({"cifar-100-binary/train.bin": b"a"}), "train.bin is not.*1 bytes"),
     ],
 )
-def test_a_spoiled_archive_is_refused(tmp_path, damage, message):
+def test_a_damaged_archive_is_rejected(tmp_path, damage, message):
     path = packed(tmp_path, BINARY)
     path.write_bytes(damage(path.read_bytes()))
     for data_dir in (tmp_path, path):
@@ -247,7 +248,56 @@ def test_a_spoiled_archive_is_refused(tmp_path, damage, message):
             cifar100.load("train", data_dir)
 
 
-def test_what_is_missing_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("layer", ["gzip", "tar"])
+def test_an_archive_with_random_damage_is_rejected_or_read(tmp_path, layer):
+    path, draw = packed(tmp_path, BINARY), np.random.default_rng(0)
+    whole = path.read_bytes() if layer == "gzip" else gzip.decompress(path.read_bytes())
+    errors = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        # Headers of the first members are in the first blocks.
+        for place in draw.integers(0, min(len(whole), 4096), 3):
+            damaged[place] ^= 1 << draw.integers(8)
+        data = bytes(damaged)
+        path.write_bytes(data if layer == "gzip" else gzip.compress(data, 1))
+        try:
+            found = cifar100.load("train", path)
+        except ValueError as error:
+            errors.append(str(error))
+        else:
+            # Only gzip has a checksum of the pixels.
+            assert found.images.shape == (4, 32, 32, 3)
+            if layer == "gzip":
+                assert_is(found, "train")
+    assert len(errors) > 60
+    pattern = re.compile(r"(?s)cifar-100-binary\.tar\.gz.*Received.*Expected.*download it again")
+    assert all(pattern.search(error) for error in errors)
+
+
+@pytest.mark.parametrize("name", ["train", "train.bin"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xef\xbb\xbf", "header\n".encode("utf-16"), b"header\n", b"\0" * 3074],
+    ids=["empty", "BOM", "UTF-16", "header", "one record"],
+)
+def test_files_of_other_contents_are_rejected(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"(?s){name} is not.*Received.*Expected.*again"):
+        cifar100.load("train", tmp_path)
+
+
+def test_an_unreadable_archive_raises_its_own_error(tmp_path, monkeypatch):
+    path = packed(tmp_path, BINARY)
+
+    def no_access(*_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(path), "open", no_access)
+    with pytest.raises(PermissionError):
+        cifar100.load("train", path)
+
+
+def test_missing_files_splits_and_packages_are_named(tmp_path, monkeypatch):
     expected = ("binary/test.bin", "python/test", "binary.tar.gz", "python.tar.gz")
     match = ".*cifar-100-".join(("test split is missing", *expected))
     for data_dir in (tmp_path, tmp_path / "nowhere"):
@@ -260,7 +310,7 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
         cifar100.load("train")
 
 
-def test_tensorflow_datasets_are_read_in_their_order(monkeypatch):
+def test_tensorflow_datasets_are_read_in_file_order(monkeypatch):
     asked = []
 
     class Datasets:
@@ -281,12 +331,12 @@ def test_tensorflow_datasets_are_read_in_their_order(monkeypatch):
     assert asked == [("cifar100", "test", False)]
 
 
-def test_class_names_are_numbered_by_the_alphabet():
+def test_class_names_are_in_alphabetical_order():
     assert list(cifar100.FINE_LABELS) == sorted(set(cifar100.FINE_LABELS))
     assert len(cifar100.FINE_LABELS) == cifar100.NUM_CLASSES == 100
 
 
-def test_the_real_files_are_as_known(real_data):
+def test_the_real_files_have_their_known_contents(real_data):
     names = (real_data / BINARY / "fine_label_names.txt").read_text().split()
     assert list(cifar100.FINE_LABELS) == names
     images, labels = cifar100.load("train", real_data)

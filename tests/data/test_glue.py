@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_official_files_are_read(folder, task, split, first, second, labels):
     np.testing.assert_array_equal(found.labels, labels)
 
 
-def test_rows_of_qqp_that_a_line_break_cut_are_left_out(folder):
+def test_rows_of_qqp_that_are_broken_by_a_line_break_are_skipped(folder):
     found = glue.load("qqp", "train", folder)
     assert (found.first, found.second, found.labels.tolist()) == (["Who?"], ["Which?"], [1])
 
@@ -72,20 +73,121 @@ def test_a_missing_file_is_named(folder):
 
 
 @pytest.mark.parametrize("row", ["0\tonly two", "0\ta\tb\tmaybe"])
-def test_a_spoiled_row_is_named(folder, row):
+def test_a_damaged_row_is_named(folder, row):
     with (folder / "RTE/train.tsv").open("a") as file:
         file.write(row)
     with pytest.raises(ValueError, match="line 4, is not a row"):
         glue.load("rte", "train", folder)
 
 
-def test_a_file_of_another_task_is_told(folder):
+def rejected(folder, name, content, message):
+    """Checks that the file is rejected with its name, `message`, and what was expected."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    task, split = path.parent.name.lower().replace("-", ""), path.stem
+    match = rf"{re.escape(str(path))}{message}.*Expected: .*"
+    with pytest.raises(ValueError, match=match):
+        glue.load(task, split, folder)
+
+
+@pytest.mark.parametrize("name", list(FILES))
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"], ids=["no bytes", "only a BOM"])
+def test_an_empty_file_is_rejected(tmp_path, name, content):
+    rejected(tmp_path, name, content, r" has no samples\. Received: an empty file\.")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "CoLA/train.tsv"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_header_without_rows_is_rejected(tmp_path, name, end):
+    header = FILES[name].splitlines()[0] + end
+    message = r" has no samples\. Received: a header without rows\."
+    rejected(tmp_path, name, header.encode(), message)
+
+
+RTE = FILES["RTE/train.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (RTE.encode() + b"2\tcaf\xe9\tB.\tentailment\n", r", line 4, is not UTF-8.*0xe9"),
+        (RTE.encode()[:-3] + "é".encode()[:1], r", line 3, is not UTF-8.*0xc3"),
+        (RTE.encode("latin-1").replace(b"He s", b"\xa0 s", 1), r", line 2, is not UTF-8.*0xa0"),
+        (RTE.encode("utf-16"), r", line 1, is not UTF-8\. Received: UTF-16\."),
+        (b"\xfe\xff" + RTE.encode("utf-16-be"), r", line 1, is not UTF-8\. Received: UTF-16\."),
+        (RTE.encode("utf-16-le"), r", line 1, contains a null character"),
+        (RTE.encode() + b"2\tA\0\tB.\tentailment\n", r", line 4, contains a null character"),
+        (RTE.encode("utf-32"), r", line 1, is not UTF-8\. Received: UTF-16\."),
+    ],
+    ids=["latin-1", "cut character", "0xa0", "UTF-16", "UTF-16-BE", "no BOM", "null", "UTF-32"],
+)
+def test_a_file_in_another_encoding_is_rejected(tmp_path, content, message):
+    rejected(tmp_path, "RTE/train.tsv", content, message)
+
+
+def test_a_byte_order_mark_of_utf_8_is_accepted(tmp_path):
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/train.tsv").write_text(RTE, encoding="utf-8-sig")
+    assert glue.load("rte", "train", tmp_path).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("row", [1, 2])
+def test_a_huge_field_is_rejected(tmp_path, row):
+    """A lost line break or tab joins rows into a field that no sentence has."""
+    lines = RTE.splitlines(keepends=True)
+    lines[row] = f"0\t{'long ' * 60_000}\tB.\tentailment\n"
+    message = rf", line {row + 1}, is not a row\. Received: field larger than field limit"
+    rejected(tmp_path, "RTE/train.tsv", "".join(lines).encode(), message)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("RTE/train.tsv", "2\tA."),
+        ("RTE/train.tsv", "2\tA.\tB."),
+        ("RTE/train.tsv", "2\tA.\tB.\t"),
+        ("RTE/train.tsv", "2\tA.\tB.\tentail"),
+        ("RTE/train.tsv", "2\tA.\tB.\tneutral"),
+        ("RTE/train.tsv", ""),
+        ("RTE/test.tsv", "2\tA."),
+        ("MRPC/dev.tsv", "2\t1\t2\tA b.\tC d."),
+        ("CoLA/train.tsv", "gj04\t\t\tFirst one."),
+        ("CoLA/train.tsv", "gj04\t1"),
+        ("SST-2/dev.tsv", "fine film \t"),
+        ("SST-2/dev.tsv", "fine film 1"),
+        ("MNLI/train.tsv", "1\t1\t1n\tfiction\tp\tp\tp\tp\tA.\tB.\tneutral\t-"),
+    ],
+)
+def test_a_truncated_row_or_an_unknown_label_is_rejected(tmp_path, name, row):
+    text = FILES[name].rstrip("\n") + "\n"
+    number = text.count("\n") + 1
+    message = rf", line {number}, is not a row of this task\. Received: \[.*\]\."
+    rejected(tmp_path, name, (text + row + "\n").encode(), message)
+
+
+def test_an_error_shortens_long_rows(tmp_path):
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/train.tsv").write_text(f"{RTE}2\t{'long ' * 20_000}\tB.\tno\n")
+    with pytest.raises(ValueError, match="line 4") as error:
+        glue.load("rte", "train", tmp_path)
+    assert len(str(error.value)) < 500 + len(str(tmp_path))
+
+
+def test_qqp_without_a_complete_row_is_rejected(tmp_path):
+    text = "".join(FILES["QQP/train.tsv"].splitlines(keepends=True)[:3])
+    message = r" has no complete row\. Received: 2 .*'5', '1', '2', 'Why'"
+    rejected(tmp_path, "QQP/train.tsv", text.encode(), message)
+
+
+def test_a_file_of_another_task_is_rejected(folder):
     (folder / "RTE/dev.tsv").write_text("sentence\tlabel\nfine film \t1\n")
-    with pytest.raises(ValueError, match=r"RTE.dev.tsv is not a file of this task.*'sentence1'"):
+    match = "RTE.dev.tsv, line 1, is not the header of this task.*'sentence1'"
+    with pytest.raises(ValueError, match=match):
         glue.load("rte", "dev", folder)
 
 
-def test_unknown_parts_and_missing_packages_are_told(folder, monkeypatch):
+def test_unknown_tasks_and_missing_packages_are_named(folder, monkeypatch):
     with pytest.raises(ValueError, match="task='imdb'"):
         glue.load("imdb", "train", folder)
     with pytest.raises(ValueError, match="split='dev'.*'dev_matched', 'dev_mismatched'"):
@@ -95,7 +197,7 @@ def test_unknown_parts_and_missing_packages_are_told(folder, monkeypatch):
         glue.load("rte", "train")
 
 
-def test_tensorflow_datasets_are_read_in_their_order(monkeypatch):
+def test_tensorflow_datasets_are_read_in_file_order(monkeypatch):
     rows = [
         {"premise": b"A.", "hypothesis": b"B.", "label": 1, "idx": 7},
         {"premise": b"C.", "hypothesis": b"D.", "label": 0, "idx": 3},
@@ -117,42 +219,6 @@ def test_tensorflow_datasets_are_read_in_their_order(monkeypatch):
     assert asked == [("glue/mnli", "validation_matched", False)]
     assert (found.first, found.second) == (["A.", "C."], ["B.", "D."])
     np.testing.assert_array_equal(found.labels, [1, 0])
-
-
-def test_scores():
-    labels, predictions = np.array([1, 1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 0, 1])
-    # TP 2, TN 1, FP 1, FN 2.
-    accuracy, f1, matthews = 100 * 3 / 6, 100 * 4 / 7, 100 * (2 - 2) / 72**0.5
-    assert glue.scores("rte", labels, predictions) == pytest.approx({"accuracy": accuracy})
-    for task in ("mrpc", "qqp"):
-        found = glue.scores(task, labels, predictions)
-        assert found == pytest.approx({"accuracy": accuracy, "f1": f1})
-        assert next(iter(found)) == "accuracy"
-    found = glue.scores("cola", labels, predictions)
-    assert found == pytest.approx({"matthews": matthews, "accuracy": accuracy})
-    assert next(iter(found)) == "matthews"
-    # TP 3, TN 2, FP 0, FN 1.
-    found = glue.scores("cola", labels, np.array([1, 1, 1, 0, 0, 0]))
-    assert found["matthews"] == pytest.approx(100 * 6 / 72**0.5)
-    assert glue.scores("cola", labels, np.ones(6))["matthews"] == 0
-    assert glue.scores("mrpc", np.zeros(6), np.zeros(6))["f1"] == 0
-
-
-@pytest.mark.parametrize(
-    ("task", "split", "name", "predictions", "lines"),
-    [
-        ("rte", "test", "RTE.tsv", [1, 0], ["0\tnot_entailment", "1\tentailment"]),
-        ("cola", "test", "CoLA.tsv", np.array([1, 0]), ["0\t1", "1\t0"]),
-        ("mnli", "test_matched", "MNLI-m.tsv", [2], ["0\tcontradiction"]),
-        ("mnli", "test_mismatched", "MNLI-mm.tsv", [1], ["0\tneutral"]),
-    ],
-)
-def test_predictions_are_written_as_the_server_takes_them(
-    tmp_path, task, split, name, predictions, lines
-):
-    path = glue.write_predictions(tmp_path / "new", task, split, predictions)
-    assert path == tmp_path / "new" / name
-    assert path.read_text() == "\n".join(["index\tprediction", *lines, ""])
 
 
 @pytest.mark.parametrize(

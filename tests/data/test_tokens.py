@@ -23,14 +23,14 @@ def test_texts_become_ids():
     assert {ids.dtype for ids in x.values()} == {np.dtype("int32")}
 
 
-def test_pairs_share_a_row_and_the_longer_text_is_cut():
+def test_pairs_share_a_row_and_the_longer_text_is_truncated():
     x = tokens.encode(preprocessor(8), ["a", "a cat a cat a cat"], ["dog", "dog"])
     assert x["token_ids"].tolist() == [[2, 5, 3, 8, 3, 0, 0, 0], [2, 5, 6, 5, 6, 3, 8, 3]]
     assert x["segment_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]]
     assert x["padding_mask"].tolist() == [[1] * 5 + [0] * 3, [1] * 8]
 
 
-def test_more_texts_than_a_batch_of_the_tokenizer_keep_their_order():
+def test_texts_of_several_tokenizer_batches_keep_their_order():
     texts = ["a" + " cat" * (number % 3) for number in range(2500)]
     lengths = tokens.encode(preprocessor(8), texts)["padding_mask"].sum(-1)
     np.testing.assert_array_equal(lengths, 3 + np.arange(2500) % 3)
@@ -65,7 +65,7 @@ def test_no_batch_is_longer_than_the_rows():
     assert batches[0][0]["inputs"]["token_ids"].shape == (2, 10)
 
 
-def test_the_padding_of_a_shuffled_epoch_is_that_of_its_batches():
+def test_the_padding_share_is_that_of_the_shuffled_batches():
     lengths = np.random.default_rng(0).integers(1, 11, 23)
     batches = TokenBatches(inputs(lengths), np.arange(23), multiple=2, batch_size=4, seed=1)
     batches.start_epoch(3)
@@ -74,7 +74,7 @@ def test_the_padding_of_a_shuffled_epoch_is_that_of_its_batches():
     assert batches.padding_share() == pytest.approx(1 - lengths.sum() / positions)
 
 
-def test_ids_without_a_mask_are_refused():
+def test_token_ids_without_a_padding_mask_are_rejected():
     with pytest.raises(
         ValueError, match=r"Received: \['token_ids'\]. Expected: a dict with 'padding"
     ):
@@ -84,8 +84,8 @@ def test_ids_without_a_mask_are_refused():
 
 
 @pytest.mark.parametrize("task", ["rte", "mrpc", "cola", "sst2"])
-def test_real_sentences_become_what_another_tokenizer_makes_of_them(real_data, task):
-    """Where all is ASCII: of other characters keras-nlp folds more than lower case, as of ½."""
+def test_token_ids_of_real_sentences_equal_those_of_another_tokenizer(real_data, task):
+    """Of ASCII texts: in others keras-nlp folds more characters than upper case, such as ½."""
     from tokenizers import BertWordPieceTokenizer
 
     file = real_data / "bert/bert-uncased-vocab.txt"

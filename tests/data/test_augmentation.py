@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_lstsd import DUPS, LSTSD, SelfDistillation
+import keras_lstsd
+from keras_lstsd import DUPS, LSTSD, Distillation, Step
 from keras_lstsd.data import CropAndFlip, SampleBatches
-from keras_lstsd.data.augmentation import transform
+from keras_lstsd.data.augmentation import mixes, transform
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.methods.registry import METHODS
 
 SAMPLES, SIZE, CLASSES = 30, 6, 3
 draw = np.random.default_rng(0)
@@ -18,14 +18,14 @@ CROP = CropAndFlip(pad=2, fill=(10, 20, 30))
 
 
 def cropped(image, number, pad=2, fill=(10, 20, 30)):
-    """One image the plain way: pad, cut out, flip."""
+    """One image, augmented in NumPy: pad, crop, flip."""
     padded = np.empty((SIZE + 2 * pad, SIZE + 2 * pad, 3), np.uint8)
     padded[:] = fill
     padded[pad : pad + SIZE, pad : pad + SIZE] = image
     span = 2 * pad + 1
     top, left, flip = number % span, number // span % span, number // span**2 % 2
     cut = padded[top : top + SIZE, left : left + SIZE]
-    return padded[top : top + SIZE, left : left + SIZE][:, ::-1] if flip else cut
+    return cut[:, ::-1] if flip else cut
 
 
 def batches(**options):
@@ -45,7 +45,7 @@ def student():
 
 def compiled(cls=LSTSD, loss="sparse", jit_compile="auto", **settings):
     keras.utils.set_random_seed(1)
-    model = cls(student(), SAMPLES, **settings)
+    model = cls(student(), **settings)
     losses = {
         "sparse": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -56,7 +56,7 @@ def compiled(cls=LSTSD, loss="sparse", jit_compile="auto", **settings):
 
 
 @pytest.mark.parametrize("backend", ["numpy", "keras.ops"])
-def test_each_draw_is_one_crop_and_flip(backend):
+def test_each_draw_gives_one_crop_and_flip(backend):
     rows = np.repeat(np.arange(2, dtype="int32"), 50)
     draws = np.tile(np.arange(50, dtype="int32"), 2)
     numpy = np if backend == "numpy" else keras.ops
@@ -66,7 +66,7 @@ def test_each_draw_is_one_crop_and_flip(backend):
     assert keras.backend.standardize_dtype(images.dtype) == "uint8"
 
 
-def test_crops_and_flips_are_as_often_as_they_should_be():
+def test_crops_and_flips_are_uniformly_distributed():
     data = SampleBatches(np.zeros((20_000, 1)), np.zeros(20_000), seed=0)
     for epoch in range(2):
         data.start_epoch(epoch)
@@ -85,14 +85,14 @@ def test_the_augmentation_of_a_sample_is_pinned():
 PINNED = [745468456, 1532912687, 2077855093, 1918382946]
 
 
-def of_epoch(data, epoch, stage=None):
-    """Images by sample, as the step sees them."""
+def of_epoch(data, epoch):
+    """Images in the order of the samples, as the step receives them."""
     data.start_epoch(epoch)
     found = {}
     for step in range(len(data)):
         x, _ = data[step]
         if "draws" in x:
-            model = stage or compiled()
+            model = compiled()
             model._device_stage.serve(data)
             x, *_ = model._device_stage.apply(keras.tree.map_structure(keras.ops.array, x))
         images = keras.ops.convert_to_numpy(x["inputs"])
@@ -150,7 +150,7 @@ def test_images_on_the_device_are_not_saved(tmp_path):
     assert histories[0] == histories[1]
 
 
-def test_a_model_turns_from_one_pipeline_to_another():
+def test_a_model_is_trained_on_other_batches_after_batches_on_the_device():
     model, plain = compiled(), compiled()
     for _ in range(2):
         model.fit(batches(augment=CROP, on_device=True), verbose=0)
@@ -161,7 +161,7 @@ def test_a_model_turns_from_one_pipeline_to_another():
         np.testing.assert_array_equal(first, second)
 
 
-def test_layers_draw_anew_from_the_draws():
+def test_random_numbers_of_layers_follow_from_the_draws():
     noise = layers.RandomBrightness(0.9)
     images, draws = IMAGES[:8].astype("float32"), np.arange(8, dtype="int32")
     first, mixing = transform([noise], images, draws)
@@ -175,12 +175,12 @@ def test_layers_draw_anew_from_the_draws():
     assert np.abs(first - other).max() > 10
 
 
-# CutMix's weights are those of a box that lies between pixels: right to a few percent.
+# The box of CutMix has fractional coordinates: its weights are accurate to a few percent.
 @pytest.mark.parametrize(
     ("layer", "error"), [(layers.MixUp(0.8), 1e-5), (layers.CutMix(0.8), 0.04)]
 )
-def test_the_mixing_says_which_samples_make_up_an_image(layer, error):
-    # Image i has brightness 10^i: of what a mixture is made shows in its mean.
+def test_the_mixing_contains_the_weights_of_the_samples_in_an_image(layer, error):
+    # Image i has brightness 10^i, so the mean of a mixture shows its parts.
     images = np.ones((4, 64, 64, 1), "float32") * (10.0 ** np.arange(4))[:, None, None, None]
     mixed, mixing = map(
         keras.ops.convert_to_numpy, transform([layer], images, np.arange(4, dtype="int32"))
@@ -192,7 +192,7 @@ def test_the_mixing_says_which_samples_make_up_an_image(layer, error):
 
 
 class Halves(layers.MixUp):
-    """Mixes each sample half and half with the one before it."""
+    """Mixes each sample with the previous one, in equal parts."""
 
     def __call__(self, data, training):
         return {
@@ -201,12 +201,12 @@ class Halves(layers.MixUp):
 
 
 def test_teachers_and_labels_are_mixed_as_the_samples_are():
-    """An epoch by hand: the teacher of a mixture is the mixture of the rows of its samples."""
+    """Computes an epoch: the teacher of a mixture is the mixture of the rows of its samples."""
     x = draw.normal(size=(6, 4)).astype("float32")
     y = np.eye(CLASSES, dtype="float32")[[0, 1, 2, 0, 1, 2]]
     weight = np.array([1, 1, 2, 1, 3, 1], "float32")
     linear = keras.Sequential([keras.Input((4,)), layers.Dense(CLASSES)])
-    model = LSTSD(linear, 6, mini_generation_epochs=1, temperature=1.0, short_weight=0.0)
+    model = LSTSD(linear, mini_generation_epochs=1, temperature=1.0, short_weight=0.0)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.0), loss)
     data = SampleBatches(x, y, weight, batch_size=6, shuffle=False, layers=[Halves()])
@@ -223,19 +223,19 @@ def test_teachers_and_labels_are_mixed_as_the_samples_are():
     np.testing.assert_allclose(history["loss"][1], expected, rtol=1e-5)
 
 
-def test_a_mixture_with_a_sample_that_has_no_teacher_has_none():
+def test_a_mixture_with_a_sample_without_a_teacher_has_no_teacher():
     model = LSTSD(student(), SAMPLES)
-    from keras_lstsd.self_distillation import Batch
-
+    model.make_memory()
     model.long_term.write([0, 1], np.log(np.full((2, CLASSES), 1 / CLASSES, "float32")))
     mixing = np.array([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 1, 0]], "float32")
-    batch = Batch(None, None, np.array([0, 1, 2], "int32"), None, None, {}, mixing)
-    _, known = batch.read(model.long_term)
+    step = Step(None, None, np.array([0, 1, 2], "int32"), None, mixing=mixing)
+    _, known = step.read(model.long_term)
     assert keras.ops.convert_to_numpy(known)[:, 0].tolist() == [True, False, True]
 
 
 def test_dups_mixes_the_rows_of_the_classes():
-    model = DUPS(student(), SAMPLES, mini_generation_epochs=1)
+    model = DUPS(student(), mini_generation_epochs=1)
+    model.make_memory()
     q = np.array([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2]], "float32")
     model.class_table.collect(np.array([0, 1]), q)
     model.class_table.rotate()
@@ -248,12 +248,30 @@ def test_dups_mixes_the_rows_of_the_classes():
 ON_JAX = keras.backend.backend() == "jax"
 
 
+TWO = {"mini_generation_epochs": 2}
+# Class, settings, and whether a teacher guides the last epoch.
+METHODS = {
+    "vanilla": ("Distillation", TWO, False),
+    "mean_teacher": ("MeanTeacher", {"momentum": 0.9}, True),
+    "snapshot_ensemble": ("SnapshotEnsemble", TWO | {"keep": 3}, False),
+    "temporal_ensembling": ("TemporalEnsembling", {}, True),
+    "snapshot_distillation": ("SnapshotDistillation", TWO, True),
+    "dups": ("DUPS", TWO | {"peers": 2}, True),
+    "dups_of_all_peers": ("DUPS", TWO, True),
+    "single_teacher_lstsd": ("SingleTeacherLSTSD", TWO, True),
+    "lstsd_without_teachers": ("LSTSD", TWO | {"long_weight": 0.0, "short_weight": 0.0}, False),
+    "lstsd_without_long": ("LSTSD", TWO | {"long_weight": 0.0}, True),
+    "lstsd_without_short": ("LSTSD", TWO | {"short_weight": 0.0}, True),
+    "lstsd": ("LSTSD", TWO, True),
+}
+
+
 @pytest.mark.parametrize("name", ["lstsd", "dups", "snapshot_ensemble"] if ON_JAX else METHODS)
-def test_every_method_trains_on_mixtures_as_with_the_same_pipeline_on_the_host(name):
-    method = METHODS[name]
+def test_every_method_trains_on_mixtures_as_with_augmentation_on_the_host(name):
+    cls, settings, guides = METHODS[name]
     losses = []
     for on_device in (False, True):
-        model = compiled(method.cls, "one-hot", **(method.arguments | method.tiny))
+        model = compiled(getattr(keras_lstsd, cls), "one-hot", **settings)
         data = SampleBatches(
             IMAGES,
             ONE_HOT,
@@ -263,17 +281,21 @@ def test_every_method_trains_on_mixtures_as_with_the_same_pipeline_on_the_host(n
             on_device=on_device,
         )
         losses.append(model.fit(data, epochs=4, verbose=0).history)
-    # On JAX the arithmetic of a layer is fused with what comes before it, and rounded otherwise.
+    # On JAX the arithmetic of a layer is fused with the operations before it, and rounded
+    # differently.
     for log in losses[0]:
         tolerance = 1e-3 if ON_JAX else 0
         np.testing.assert_allclose(losses[0][log], losses[1][log], tolerance, tolerance)
+    assert ("teacher_coverage" in losses[0]) >= guides
     if "teacher_coverage" in losses[0]:
-        assert losses[0]["teacher_coverage"][-1] == method.guides
+        assert losses[0]["teacher_coverage"][-1] == guides
 
 
-def test_what_cannot_be_augmented_is_told():
+def test_data_that_cannot_be_augmented_is_rejected():
     with pytest.raises(ValueError, match="Images are augmented as one array"):
         SampleBatches({"a": IMAGES}, LABELS, augment=CROP)
+    with pytest.raises(ValueError, match="Received: inputs of type tuple"):
+        SampleBatches([IMAGES, IMAGES], LABELS, on_device=True)
     with pytest.raises(ValueError, match="works on images in memory"):
         SampleBatches(IMAGES[..., 0], LABELS, on_device=True)
     with pytest.raises(ValueError, match="one-hot"):
@@ -286,12 +308,14 @@ def test_what_cannot_be_augmented_is_told():
         CropAndFlip(pad=-1)
 
 
-def test_layers_within_layers_mix_and_weights_of_layers_stay():
+def test_nested_layers_mix_and_weights_of_layers_are_kept():
     scale = layers.Normalization(mean=0.0, variance=4.0)
     scale.build(IMAGES.shape)
     draws = np.arange(len(IMAGES), dtype="int32")
     images = IMAGES.astype("float32")
     inner = layers.Pipeline([layers.MixUp(0.4)])
+    assert mixes(inner)
+    assert not mixes(layers.Pipeline([scale]))
     mixed, mixing = transform([scale, inner], images, draws)
     assert 0 < np.diag(mixing).min() < 1
     expected = np.einsum("ij,j...->i...", mixing, images / 2)
@@ -299,8 +323,8 @@ def test_layers_within_layers_mix_and_weights_of_layers_stay():
 
 
 @pytest.mark.parametrize("options", [{"on_device": True}, {"layers": [layers.RandomFlip()]}])
-def test_what_the_step_augments_is_not_scored(options):
-    model = compiled(SelfDistillation)
+def test_batches_that_the_step_augments_are_rejected_outside_fit(options):
+    model = compiled(Distillation)
     data = SampleBatches(IMAGES, LABELS, batch_size=8, **options)
     for scored in (
         lambda: model.evaluate(data),
@@ -313,8 +337,8 @@ def test_what_the_step_augments_is_not_scored(options):
         model.train_on_batch(*data[0])
 
 
-def test_evaluation_sees_no_augmentation():
-    model = compiled(SelfDistillation)
+def test_evaluation_is_without_augmentation():
+    model = compiled(Distillation)
     model.fit(batches(augment=CropAndFlip(pad=5), on_device=True), verbose=0)
     expected = model.evaluate(IMAGES, LABELS, verbose=0)
     plain = student()

@@ -1,4 +1,4 @@
-"""Two logical CPU devices for distribution, and a switch that takes TensorFlow away."""
+"""Two logical CPU devices for distribution, markers, and a switch that hides TensorFlow."""
 
 import os
 import sys
@@ -32,13 +32,14 @@ if on_tensorflow:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "tensorflow: needs Keras's TensorFlow backend")
+    config.addinivalue_line("markers", "slow: takes minutes; `pytest -m slow` runs these tests")
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if "tensorflow" in item.keywords and not on_tensorflow:
             item.add_marker(pytest.mark.skip(reason="needs Keras's TensorFlow backend"))
-    # The longest one first, beside which all others run.
+    # The longest one first; all others run beside it.
     items.sort(key=lambda item: item.path.name != "test_jax.py")
 
 
@@ -49,10 +50,10 @@ def seeded():
 
 @pytest.fixture
 def real_data():
-    """The folder with the real data sets, which the variable KERAS_LSTSD_DATA names."""
+    """The folder of the real data sets, from the variable KERAS_LSTSD_DATA."""
     folder = os.environ.get("KERAS_LSTSD_DATA")
     if not folder:
-        pytest.skip("KERAS_LSTSD_DATA does not name the folder of the real data sets")
+        pytest.skip("KERAS_LSTSD_DATA is not set to the folder of the real data sets")
     from pathlib import Path
 
     return Path(folder)

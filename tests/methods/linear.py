@@ -1,4 +1,4 @@
-"""The problem on which the methods are compared with their simulations: a linear student."""
+"""A small problem with a linear student, on which methods are compared with simulations."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def irregular_batches():
 
 
 class Given(keras.utils.PyDataset):
-    """The batches as listed, epoch after epoch."""
+    """Gives the listed batches, epoch by epoch."""
 
     def __init__(self, x, y, epochs):
         super().__init__()
@@ -53,6 +53,11 @@ def linear_student():
     return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
 
 
+def wrapped(cls, student, samples=SAMPLES, **settings):
+    """A method around a student; the size of the training set goes to methods with an index."""
+    return cls(student, **({"num_samples": samples} if cls.needs_sample_index else {}), **settings)
+
+
 def rows_of(table):
     """A table as the simulations have it: NaN where nothing was written."""
     rows, known = table.numpy()
@@ -62,14 +67,14 @@ def rows_of(table):
 def follow(simulate, cls, memory, jit_compile, simulated=None, **settings):
     """Trains `cls` and its simulation on the same batches and compares them after every epoch.
 
-    `memory(model)` gives what the model remembers, by the simulation's names.
+    `memory(model)` gives the memory of the model by the simulation's names.
     """
     x, y = problem()
     batches = irregular_batches()
     student = linear_student()
     kernel, bias = student.get_weights()
     expected = simulate(x, y, batches, kernel, bias, RATE, **(simulated or settings))
-    model = cls(student, SAMPLES, **settings)
+    model = wrapped(cls, student, **settings)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=jit_compile)
     data = Given(x, y, batches)
@@ -91,7 +96,7 @@ def follow(simulate, cls, memory, jit_compile, simulated=None, **settings):
 
 
 def weights_of(snapshot, prefix=""):
-    """A snapshot's weights as the simulations have them: NaN before there are any."""
+    """A snapshot's weights as the simulations have them: NaN before the first `take`."""
     kernel, bias = (np.array(copy.numpy()) for copy in snapshot.copies)
     if not snapshot.updates.numpy():
         kernel, bias = kernel * np.nan, bias * np.nan

@@ -37,11 +37,11 @@ def test_training_follows_the_simulation(jit_compile):
 
 
 def frozen(peers, seed=0, y=Y):
-    """The teacher after a stage of a student that does not move."""
+    """The teacher after a stage in which the student does not change."""
     keras.utils.set_random_seed(seed)
     student = linear_student()
     student.set_weights([np.random.default_rng(0).normal(size=w.shape) for w in student.weights])
-    model = DUPS(student, SAMPLES, mini_generation_epochs=1, peers=peers, temperature=2.0)
+    model = DUPS(student, mini_generation_epochs=1, peers=peers, temperature=2.0)
     loss = keras.losses.CategoricalCrossentropy if y.ndim == 2 else None
     loss = (loss or keras.losses.SparseCategoricalCrossentropy)(from_logits=True)
     model.compile(keras.optimizers.SGD(0.0), loss)
@@ -51,7 +51,7 @@ def frozen(peers, seed=0, y=Y):
 
 
 def test_peers_are_n_random_samples_of_the_class():
-    """Each row must be the mean of some n samples of the class, and other seeds choose others."""
+    """Each row is the mean of some n samples of the class, and other seeds choose other samples."""
     from itertools import combinations
 
     chosen = []
@@ -66,27 +66,27 @@ def test_peers_are_n_random_samples_of_the_class():
     assert len({tuple(pair for s, pair in chosen if s == seed) for seed in (0, 1, 2)}) == 3
 
 
-def test_a_class_with_fewer_samples_takes_what_there_is():
+def test_a_class_with_fewer_samples_than_peers_uses_all_of_them():
     rows, softened = frozen(peers=100)
     for label in range(CLASSES):
         np.testing.assert_allclose(rows[label], softened[label == Y].mean(0), atol=1e-5)
 
 
-def test_a_class_that_was_not_met_teaches_nothing():
+def test_a_class_without_samples_has_no_teacher():
     y = np.where(Y == 2, 1, Y)
     rows, _ = frozen(peers=None, y=y)
     np.testing.assert_array_equal(np.isnan(rows).all(-1), [False, False, True, False])
 
 
-def test_one_hot_labels_teach_alike():
+def test_one_hot_labels_give_the_same_teacher():
     np.testing.assert_array_equal(frozen(None)[0], frozen(None, y=np.eye(CLASSES)[Y])[0])
 
 
-def test_sample_weights_weigh_both_parts_of_the_loss():
+def test_sample_weights_apply_to_both_parts_of_the_loss():
     """mean(w_i (0.8 CE_i + 0.2 KL_i)) once the classes have teachers."""
     keras.utils.set_random_seed(0)
     student = linear_student()
-    model = DUPS(student, SAMPLES, mini_generation_epochs=1, temperature=2.0)
+    model = DUPS(student, mini_generation_epochs=1, temperature=2.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.0), loss)
     weights = np.linspace(0, 3, SAMPLES).astype("float32")
@@ -101,8 +101,8 @@ def test_sample_weights_weigh_both_parts_of_the_loss():
     np.testing.assert_allclose(logs["loss"], [expected], rtol=1e-4)
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="peers=0"):
-        DUPS(linear_student(), SAMPLES, peers=0)
+        DUPS(linear_student(), peers=0)
     with pytest.raises(ValueError, match="student_weight=-1"):
-        DUPS(linear_student(), SAMPLES, student_weight=-1)
+        DUPS(linear_student(), student_weight=-1)

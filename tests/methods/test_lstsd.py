@@ -39,8 +39,8 @@ def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
     assert np.isnan(expected[-1].memory["pending"][22]).all()
 
 
-def test_teachers_come_from_the_epochs_of_the_timeline():
-    """A frozen student whose outputs tell the epoch: E=3, as worked out in the paper's terms."""
+def test_teachers_come_from_the_epochs_of_the_papers_timeline():
+    """A frozen student whose outputs show the epoch, with E = 3."""
     samples, classes = 4, 8
     identity = keras.Sequential(
         [keras.Input((classes,)), keras.layers.Dense(classes, use_bias=False)]
@@ -101,7 +101,7 @@ def train(settings, epochs=4, dropout=0.0, jit_compile="auto", steps_per_executi
         ({"jit_compile": True, "steps_per_execution": 3}, 0.0),
     ],
 )
-def test_xla_and_many_steps_per_execution_change_no_number(options, dropout):
+def test_xla_and_many_steps_per_execution_give_the_same_numbers(options, dropout):
     expected, expected_logs = train({}, dropout=dropout)
     model, logs = train({}, dropout=dropout, **options)
     assert expected_logs["distillation_loss"][-1] > 0
@@ -111,15 +111,15 @@ def test_xla_and_many_steps_per_execution_change_no_number(options, dropout):
         np.testing.assert_allclose(logs[name], expected_logs[name], atol=1e-4)
 
 
-def test_temperature_and_directions_are_told_apart():
+def test_temperature_and_direction_change_the_training():
     runs = [
         train(settings)[1]["loss"][-1] for settings in ({}, {"temperature": 1.0}, {"kl": "forward"})
     ]
     assert len({round(loss, 5) for loss in runs}) == 3
 
 
-def test_sample_weights_weigh_guidance_too():
-    """mean(w_i g_i) over the batch, with g from the tables and the student as they stand."""
+def test_sample_weights_apply_to_the_guidance():
+    """mean(w_i g_i) over the batch, with g from the present tables and student."""
     x, y = problem()
     student = linear_student()
     model = LSTSD(student, SAMPLES, mini_generation_epochs=1, kl="forward")
@@ -138,7 +138,7 @@ def test_sample_weights_weigh_guidance_too():
 
 
 def test_a_one_unit_student_is_guided_as_two_classes():
-    """A sigmoid unit and a softmax of [0, z] are the same classifier and must train alike."""
+    """A sigmoid unit and a softmax of [0, z] are one classifier and must train equally."""
     x, y = problem()
     y = y % 2
     kernel = np.random.default_rng(0).normal(size=(FEATURES, 1)).astype("float32")
@@ -155,7 +155,7 @@ def test_a_one_unit_student_is_guided_as_two_classes():
         loss = keras.losses.BinaryCrossentropy(from_logits=from_logits)
         model.compile(keras.optimizers.SGD(0.2), loss)
         logs = model.fit(x, y, batch_size=BATCH, epochs=5, verbose=0).history
-        assert model.pending.rows.shape == (SAMPLES + 1, 2)
+        assert model.pending.rows.shape == (128, 2)
         found.append((logs["distillation_loss"], student.get_weights()[0]))
     assert found[0][0][-1] > 0
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
@@ -175,6 +175,6 @@ def test_a_one_unit_student_is_guided_as_two_classes():
         ({"num_samples": 2.5}, "num_samples=2.5. Expected"),
     ],
 )
-def test_nonsense_is_refused(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         LSTSD(linear_student(), **({"num_samples": 10} | arguments))

@@ -40,7 +40,7 @@ def trained():
             keras.layers.Dense(4),
         ]
     )
-    model = MeanTeacher(student, SAMPLES, momentum=0.8)
+    model = MeanTeacher(student, momentum=0.8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.2), loss)
     seen = []
@@ -52,7 +52,7 @@ def trained():
     return model, x, y, seen
 
 
-def test_the_average_follows_all_weights_and_statistics():
+def test_the_average_covers_all_weights_and_statistics():
     model, _, _, seen = trained()
     average = seen[0]
     for step, weights in enumerate(seen[1:], start=1):
@@ -65,7 +65,7 @@ def test_the_average_follows_all_weights_and_statistics():
     assert np.abs(mean.numpy() - average[4]).max() > 1e-3
 
 
-def test_the_teacher_is_one_argument_away():
+def test_evaluate_and_predict_use_the_teacher_on_request():
     model, x, y, _ = trained()
     own = model.student.get_weights()
     teacher = keras.models.clone_model(model.student)
@@ -91,7 +91,7 @@ def test_the_teacher_is_exported(tmp_path):
     )
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_rejected():
     for arguments, message in (
         ({"momentum": 1.5}, "momentum=1.5"),
         ({"divergence": "l1"}, "divergence='l1'. Expected: 'kl' or 'mse'"),
@@ -99,4 +99,4 @@ def test_nonsense_is_refused():
         ({"temperature": -1}, "temperature=-1"),
     ):
         with pytest.raises(ValueError, match=message):
-            MeanTeacher(linear_student(), SAMPLES, **arguments)
+            MeanTeacher(linear_student(), **arguments)

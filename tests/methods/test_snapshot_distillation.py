@@ -2,7 +2,7 @@ import pytest
 
 from keras_lstsd import SnapshotDistillation
 from tests import oracles
-from tests.methods.linear import GENERATION, SAMPLES, follow, linear_student, weights_of
+from tests.methods.linear import GENERATION, follow, linear_student, weights_of
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -20,6 +20,6 @@ def test_training_follows_the_simulation(jit_compile, student_weight):
     )
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="teacher_weight=-2"):
-        SnapshotDistillation(linear_student(), SAMPLES, teacher_weight=-2)
+        SnapshotDistillation(linear_student(), teacher_weight=-2)

@@ -5,15 +5,15 @@ import pytest
 from keras_lstsd import SnapshotEnsemble
 from keras_lstsd.schedules import CyclicCosine
 from tests import oracles
-from tests.methods.linear import CLASSES, FEATURES, SAMPLES, linear_student, problem
+from tests.methods.linear import CLASSES, FEATURES, linear_student, problem
 
 X, Y = problem()
 STEPS = 5
 
 
 def trained(student, loss, keep=3, epochs=7, y=Y):
-    """Cycles of 2 epochs, the last one cut short to 1; snapshots as a person would take them."""
-    model = SnapshotEnsemble(student, SAMPLES, mini_generation_epochs=2, keep=keep)
+    """Cycles of 2 epochs, the last one of 1, and the student's weights at their ends."""
+    model = SnapshotEnsemble(student, mini_generation_epochs=2, keep=keep)
     rate = CyclicCosine(0.3, 2 * STEPS, total_steps=epochs * STEPS)
     model.compile(keras.optimizers.SGD(rate), loss, metrics=["accuracy"])
     ends = []
@@ -38,7 +38,7 @@ def test_predictions_are_the_mean_of_the_last_snapshots_softmax():
     np.testing.assert_allclose(accuracy, np.mean(expected.argmax(-1) == Y), atol=1e-6)
 
 
-def test_a_softmax_student_puts_out_mean_probabilities():
+def test_a_softmax_student_outputs_mean_probabilities():
     student = keras.Sequential(
         [keras.Input((FEATURES,)), keras.layers.Dense(CLASSES, activation="softmax")]
     )
@@ -48,7 +48,7 @@ def test_a_softmax_student_puts_out_mean_probabilities():
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
-def test_a_one_unit_student_puts_out_the_mean_chance(from_logits):
+def test_a_one_unit_student_outputs_the_mean_probability(from_logits):
     unit = keras.layers.Dense(1, activation=None if from_logits else "sigmoid")
     student = keras.Sequential([keras.Input((FEATURES,)), unit])
     loss = keras.losses.BinaryCrossentropy(from_logits=from_logits)
@@ -70,9 +70,9 @@ def test_the_ensemble_is_exported(tmp_path):
     np.testing.assert_allclose(loaded.serve(X), model.predict(X, verbose=0), atol=1e-6)
 
 
-def test_keeping_one_is_the_student_alone():
+def test_keep_1_is_the_student_by_itself():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model, _ = trained(linear_student(), loss, keep=1)
     np.testing.assert_array_equal(model.predict(X, verbose=0), model.student.predict(X, verbose=0))
     with pytest.raises(ValueError, match="keep=0"):
-        SnapshotEnsemble(linear_student(), SAMPLES, keep=0)
+        SnapshotEnsemble(linear_student(), keep=0)

@@ -9,8 +9,8 @@ MOMENTUM = 0.6
 
 
 def memory(model):
-    """Z and k: the table keeps ln(Z / (1 - a^k))."""
-    updates = model.updates.numpy()[:SAMPLES]
+    """Z and k: the table stores ln(Z / (1 - a^k))."""
+    updates = model.ensemble.updates.numpy()[:SAMPLES]
     rows, known = model.ensemble.numpy()
     z = np.where(known[:, None], np.exp(rows), 0) * (1 - MOMENTUM ** updates[:, None])
     return {"ensemble": z, "updates": updates}
@@ -31,7 +31,7 @@ def test_training_follows_the_simulation(jit_compile, kl):
     )
 
 
-def test_nonsense_is_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="momentum=1.0. Expected: at least 0 and below 1"):
         TemporalEnsembling(linear_student(), SAMPLES, momentum=1.0)
     with pytest.raises(ValueError, match="weight=-1. Expected: at least 0"):

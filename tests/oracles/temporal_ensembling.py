@@ -1,0 +1,56 @@
+"""Temporal Ensembling (Laine and Aila 2016)."""
+
+import numpy as np
+
+from tests.oracles.common import (
+    Epoch,
+    Means,
+    cross_entropy,
+    has_row,
+    inputs,
+    kl,
+    log_softmax,
+    sgd,
+    softmax,
+    unwritten,
+)
+
+
+def temporal_ensembling(
+    x, y, batches, kernel, bias, learning_rate, momentum, weight, temperature, direction
+):
+    """Z <- a Z + (1-a) p at every epoch boundary; teacher Z / (1 - a^k); L = CE + weight KL.
+
+    p is the latest of the epoch; a skipped sample keeps Z and k (LSTSD, "Baselines").
+    """
+    x, y, kernel, bias = inputs(x, y, kernel, bias)
+    ensemble = np.zeros((len(x), len(bias)))
+    updates = np.zeros(len(x), dtype="int64")
+    latest = unwritten(len(x), len(bias))
+    history, step = [], 0
+    for steps in batches:
+        drawn = has_row(latest)  # in the previous epoch
+        ensemble = ensemble.copy()
+        ensemble[drawn] = momentum * ensemble[drawn] + (1.0 - momentum) * latest[drawn]
+        updates = updates + drawn
+        known = updates > 0
+        teacher, latest = unwritten(*ensemble.shape), unwritten(*ensemble.shape)
+        teacher[known] = np.log(ensemble[known] / (1.0 - momentum ** updates[known, None]))
+        means = Means()
+        for index in steps:
+            logits = x[index] @ kernel + bias
+            ce, gradient = cross_entropy(logits, y[index])
+            row = log_softmax(teacher[index] / temperature)
+            value, slope = kl(logits, row, temperature, direction)
+            means.add(
+                loss=ce + weight * value,
+                distillation_loss=weight * value,
+                teacher_coverage=known[index],
+            )
+            latest[index] = softmax(logits)
+            gradient = gradient + weight * slope
+            kernel, bias = sgd(kernel, bias, x[index], gradient, learning_rate, step)
+            step += 1
+        memory = {"ensemble": ensemble, "updates": updates}
+        history.append(Epoch(kernel, bias, means.result(), memory))
+    return history

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstsd import checkpoints
-from keras_lstsd.dynamics import ranked
+from keras_lstsd.label_quality import ranked
+from keras_lstsd.saving import replacing
+from keras_lstsd.statistics import paired_difference, spread
 
 _TITLES = {
     "loss": "Loss",
@@ -117,25 +117,8 @@ def write(
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
-    with checkpoints.replacing(path) as part:
+    with replacing(path) as part:
         part.write_text(page, encoding="utf-8")
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean +- standard deviation."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else "-"
-    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}"
-
-
-def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> str:
-    """Mean difference over the seeds that both have, +- its standard error."""
-    seeds = sorted(scores.keys() & baseline.keys())
-    differences = [scores[seed] - baseline[seed] for seed in seeds]
-    if len(differences) < 2:
-        return f"{differences[0]:+.2f}" if differences else "-"
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{statistics.mean(differences):+.2f} +- {error:.2f}"
 
 
 def _class_name(number: Any, names: Sequence[str] | None) -> str:

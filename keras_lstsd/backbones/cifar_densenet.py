@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_lstsd.arguments import count
 from keras_lstsd.backbones.layers import batch_norm_relu, blocks_per_stage, convolution, logits
+from keras_lstsd.checks import count
 
 
 def cifar_densenet(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_lstsd.arguments import count
+from keras_lstsd.checks import count
 
 
 def blocks_per_stage(depth: int, layers: int, rest: int, example: str) -> int:

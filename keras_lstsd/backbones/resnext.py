@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_lstsd.arguments import count
 from keras_lstsd.backbones.layers import (
     batch_norm,
     batch_norm_relu,
@@ -11,6 +10,7 @@ from keras_lstsd.backbones.layers import (
     logits,
     positions,
 )
+from keras_lstsd.checks import count
 
 
 def resnext(

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_lstsd.arguments import count
 from keras_lstsd.backbones.layers import (
     batch_norm_relu,
     blocks_per_stage,
@@ -11,6 +10,7 @@ from keras_lstsd.backbones.layers import (
     positions,
 )
 from keras_lstsd.backbones.preact_resnet import residual_unit
+from keras_lstsd.checks import count
 
 
 def wide_resnet(

@@ -1,29 +1,33 @@
-"""Divergences between two predictions: logits in, one float32 value per sample out."""
+"""Divergences between a student's and a teacher's predictions, in float32.
+
+Functions take logits and return one value per sample.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
-# The finite floor of a log-probability: what float16 tables can hold, far below any real value.
+# The smallest log-probability: finite in float16 tables, and far below any value of a network.
 LOG_FLOOR = -6e4
-# The smallest normal float32: probabilities are floored there before their logarithm is taken.
+# The smallest normal float32. Probabilities are at least this before their logarithm is taken.
 SMALLEST = 1.1754944e-38
 
 
 def log_softmax(logits: Any, temperature: float = 1.0) -> Any:
     """Log-probabilities of softened logits, in float32.
 
-    `log softmax(z / T)`. Log-probabilities are themselves logits: a row `log softmax(z)` that was
-    stored can be softened later, since `softmax(log p / T) = softmax(z / T)`.
+    `log_softmax(z, T) = max(log softmax(z / T), -6e4)` over the last axis. Log-probabilities are
+    logits too: with `p = softmax(z)`, `softmax(log p / T) = softmax(z / T)`. A stored row
+    `log softmax(z)` can therefore be softened later.
 
     Args:
-        logits: float tensor `[batch, classes]`, any float dtype.
+        logits: tensor `[..., classes]` of any float dtype.
         temperature: T > 0.
 
     Returns:
-        float32 tensor `[batch, classes]`, at least -6e4 (a class whose logit is minus infinity
-        keeps a finite log-probability, so that `0 * log 0` counts as 0).
+        float32 tensor `[..., classes]`, in nats, at least -6e4. A class with the logit minus
+        infinity keeps a finite log-probability, so that `0 * log 0` is 0.
 
     Example:
         >>> keras_lstsd.losses.log_softmax([[0.0, 0.0]])   # [[-0.693, -0.693]]
@@ -48,28 +52,34 @@ def kl_divergence(
     - reverse: `KL[p || q] = sum_c p_c (ln p_c - ln q_c)`
     - forward: `KL[q || p] = sum_c q_c (ln q_c - ln p_c)`
 
-    There is no factor T^2. Both sides come from log-softmax in float32, so a confidently wrong
-    student keeps its true loss and gradient (Keras's `KLDivergence` clips probabilities at 1e-7).
+    There is no factor T^2. Both distributions come from a log-softmax in float32. A confidently
+    wrong student therefore keeps its exact loss and gradient; Keras's `KLDivergence` clips
+    probabilities at 1e-7.
 
     Args:
         student_logits: `[batch, classes]`, logits or log-probabilities.
-        teacher_logits: `[..., batch, classes]`, logits or log-probabilities; axes before the
-            student's are of several teachers.
-        temperature: T > 0, for both sides.
+        teacher_logits: `[..., batch, classes]`, logits or log-probabilities. Leading axes that
+            the student does not have index several teachers.
+        temperature: T > 0, for the student and the teacher.
         direction: `"reverse"` (Jiang et al. 2020, Eq. 1) or `"forward"` (Hinton et al. 2015).
-        student_temperature: another T for the student alone; the asymmetric distillation of
-            Yang et al. 2019 softens the teacher and leaves the student at 1.
-        known: None, or bool that broadcasts to the teacher: 0 where it is False, as of a sample
-            without a teacher.
+        student_temperature: T of the student where it differs. The asymmetric distillation of
+            Yang et al. 2019 softens the teacher and keeps the student at 1.
+        known: None, or a bool scalar or tensor that broadcasts to the teacher, such as
+            `[batch, 1]`. False: no teacher, the divergence is 0.
 
     Returns:
         float32 tensor `[..., batch]`, in nats.
 
     Raises:
-        ValueError: for an unknown direction, for shapes that do not fit.
+        ValueError: for an unknown direction, and for shapes that do not match.
 
     Example:
         >>> keras_lstsd.losses.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]])   # [0.328]
+
+    Source: Jiang et al. 2020 (reverse), Hinton et al. 2015 (forward).
+
+    Differences from the paper: Hinton et al. multiply the divergence by T^2; multiply the result
+    by T^2 to do the same.
     """
     teacher = log_softmax(teacher_logits, temperature)
     student_temperature = student_temperature or temperature
@@ -83,20 +93,26 @@ def kl_of_softened(
     direction: str = "reverse",
     known: Any = None,
 ) -> Any:
-    """`kl_divergence` where the teacher is softened already, as its rows of a table are.
+    """`kl_divergence` for a teacher that is already softened, such as rows of a table.
+
+    With `p = softmax(student / T)` and the teacher's `ln q` as given:
+
+    - reverse: `KL[p || q] = sum_c p_c (ln p_c - ln q_c)`
+    - forward: `KL[q || p] = sum_c q_c (ln q_c - ln p_c)`
 
     Args:
         student_logits: `[batch, classes]`, logits or log-probabilities.
-        teacher_log_probs: `[..., batch, classes]`, as `log_softmax(logits, T)` gives them.
+        teacher_log_probs: `[..., batch, classes]`, as `log_softmax(logits, T)` returns them.
         temperature: T > 0, for the student.
-        direction: see `kl_divergence`.
-        known: see `kl_divergence`.
+        direction: `"reverse"` or `"forward"`.
+        known: None, or a bool scalar or tensor that broadcasts to the teacher, such as
+            `[batch, 1]`. False: no teacher, the divergence is 0.
 
     Returns:
         float32 tensor `[..., batch]`, in nats.
 
     Raises:
-        ValueError: for an unknown direction, for shapes that do not fit.
+        ValueError: for an unknown direction, and for shapes that do not match.
 
     Example:
         >>> teacher = keras_lstsd.losses.log_softmax([[0.0, 0.0]], 2.0)
@@ -109,38 +125,37 @@ def kl_of_softened(
         None not in n and n[0] != n[1] for n in zip(shapes[0], own, strict=True)
     ):
         raise ValueError(
-            "Student and teacher say something of the same samples and classes. "
-            f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: one shape; write "
-            "`ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
+            "Logits of the student and of the teacher must have the same samples and classes. "
+            f"Received: logits of shapes {shapes[0]} and {shapes[1]}. Expected: equal shapes; "
+            "write `ops.broadcast_to(teacher_logits, ops.shape(student_logits))`."
         )
     if direction not in ("reverse", "forward"):
         raise ValueError(
-            "`direction` names the side whose probabilities weigh the KL divergence. "
-            f"Received: {direction!r}. Expected: 'reverse' (KL[student || teacher]) or 'forward' "
-            "(KL[teacher || student])."
+            "`direction` must be a direction of the divergence. "
+            f"Received: direction={direction!r}. Expected: 'reverse' (KL[student || "
+            "teacher]) or 'forward' (KL[teacher || student])."
         )
     if known is not None:
         known = ops.convert_to_tensor(known, "bool")
         if len(known.shape) not in (0, len(shapes[1])):
             raise ValueError(
-                "`known` tells where there is a teacher. "
+                "`known` must be a scalar, or have as many dimensions as the teacher. "
                 f"Received: shape {tuple(known.shape)} for teachers of shape {shapes[1]}. Expected:"
-                " one for all, or as many dimensions; write `known[..., None]` if it is one for "
-                "each sample."
+                " for one value per sample write `known[..., None]`."
             )
-        # Who has no teacher is told what it says itself: that costs nothing and moves nothing.
+        # Without a teacher, the target is the student's own prediction: loss and gradient are 0.
         itself = ops.stop_gradient(log_softmax(student, temperature))
         teacher = ops.where(known, teacher, itself)
     formula = _reverse if direction == "reverse" else _forward
     return ops.custom_gradient(lambda z, log_q: formula(z, log_q, temperature))(student, teacher)
 
 
-# Values with their gradients, written out: those of the parts take three times as many operations.
-# The temperature stands beside `upstream`, which is a constant more often than not.
+# Explicit gradients: automatic differentiation takes three times as many operations.
+# `upstream` is usually a constant, so dividing it by the temperature first is cheap.
 
 
 def _reverse(z: Any, log_q: Any, temperature: float) -> tuple[Any, Callable]:
-    """KL[p || q], p = softmax(z / T); by z it is `p (ln p - ln q - KL) / T`."""
+    """`KL[p || q]` with `p = softmax(z / T)`; its gradient in z is `p (ln p - ln q - KL) / T`."""
     log_p = log_softmax(z, temperature)
     p, difference = ops.exp(log_p), log_p - log_q
     value = ops.sum(p * difference, axis=-1)
@@ -154,7 +169,7 @@ def _reverse(z: Any, log_q: Any, temperature: float) -> tuple[Any, Callable]:
 
 
 def _forward(z: Any, log_q: Any, temperature: float) -> tuple[Any, Callable]:
-    """KL[q || p], p = softmax(z / T); by z it is `(p - q) / T`."""
+    """`KL[q || p]` with `p = softmax(z / T)`; its gradient in z is `(p - q) / T`."""
     log_p, q = log_softmax(z, temperature), ops.exp(log_q)
     difference = log_q - log_p
     value = ops.sum(q * difference, axis=-1)
@@ -168,6 +183,6 @@ def _forward(z: Any, log_q: Any, temperature: float) -> tuple[Any, Callable]:
 
 
 def _summed(gradient: Any, tensor: Any) -> Any:
-    """A gradient over the leading axes that the tensor was broadcast to."""
+    """A gradient summed over the leading axes to which the tensor was broadcast."""
     more = len(gradient.shape) - len(tensor.shape)
     return ops.sum(gradient, axis=tuple(range(more))) if more else gradient

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the papers, counted in optimizer steps."""
+"""Learning-rate schedules of the papers, as functions of the optimizer step."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,20 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 @keras.saving.register_keras_serializable("keras_lstsd")
 class StepDecay(LearningRateSchedule):
-    """Divides the learning rate by a factor at given fractions of the training.
+    """Divides the learning rate by a constant factor at given fractions of the training.
 
-    `lr(t) = initial / factor^k`, k = how many of `fractions * total_steps` lie at or before t.
+    `lr(t) = initial / factor^k(t)` at step t = 0, 1, ...; `k(t)` is the number of fractions f
+    with `round(f * total_steps) <= t`.
 
     Args:
-        initial_learning_rate: the rate of the first step.
-        total_steps: steps of the whole training (epochs times batches per epoch).
-        fractions: where the rate drops, each in (0, 1).
-        factor: what it is divided by.
+        initial_learning_rate: the learning rate of the first step.
+        total_steps: number of optimizer steps of the whole training: epochs times batches per
+            epoch.
+        fractions: fractions of the training at which the rate drops, each in (0, 1).
+        factor: the divisor of the rate at each drop.
+
+    Returns:
+        When called with a step: the learning rate, a float32 scalar.
 
     Raises:
         ValueError: when `total_steps` is not positive or a fraction lies outside (0, 1).
@@ -28,7 +33,8 @@ class StepDecay(LearningRateSchedule):
         >>> rate = keras_lstsd.schedules.StepDecay(0.1, total_steps=164 * 391)
         >>> keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
-    Source: the CIFAR-100 runs of Jiang et al. 2020: 0.1 divided by 10 at 25, 50 and 75 %.
+    Source: Jiang et al. 2020, the CIFAR-100 experiments: 0.1, divided by 10 after 25, 50 and 75 %
+    of the training.
     """
 
     def __init__(
@@ -41,8 +47,9 @@ class StepDecay(LearningRateSchedule):
         _check_positive("total_steps", total_steps)
         if not all(0 < fraction < 1 for fraction in fractions):
             raise ValueError(
-                "`fractions` says at which parts of the training the rate drops. "
-                f"Received: {fractions}. Expected: numbers between 0 and 1, such as (0.5, 0.75)."
+                "`fractions` must lie inside the training. "
+                f"Received: fractions={fractions}. Expected: numbers between 0 and "
+                "1, such as `fractions=(0.5, 0.75)`."
             )
         self.initial_learning_rate = initial_learning_rate
         self.total_steps = total_steps
@@ -68,18 +75,22 @@ class StepDecay(LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_lstsd")
 class CyclicCosine(LearningRateSchedule):
-    """Cosine annealing that starts again at each cycle and ends each one at its floor.
+    """Cosine annealing that restarts in each cycle and reaches the floor at each cycle's end.
 
     In a cycle of n steps, at its step t = 0 .. n-1:
     `lr(t) = floor + (initial - floor) / 2 * (1 + cos(pi t / (n - 1)))`.
-    The last cycle is shortened to what `total_steps` leaves, and still falls from the initial
-    rate to the floor; after the last step the rate stays at the floor.
+    The last cycle has the steps that remain of `total_steps`. It also falls from the initial
+    rate to the floor. After the last step, the rate stays at the floor.
 
     Args:
-        initial_learning_rate: the rate at the start of each cycle.
-        cycle_steps: steps of a full cycle (epochs of a mini-generation times batches per epoch).
-        total_steps: steps of the whole training.
-        floor: the rate at the last step of each cycle.
+        initial_learning_rate: the learning rate at the start of each cycle.
+        cycle_steps: number of optimizer steps of a full cycle: epochs of a mini-generation times
+            batches per epoch.
+        total_steps: number of optimizer steps of the whole training.
+        floor: the learning rate at the last step of each cycle.
+
+    Returns:
+        When called with a step: the learning rate, a float32 scalar.
 
     Raises:
         ValueError: when `cycle_steps` or `total_steps` is not positive.
@@ -89,9 +100,9 @@ class CyclicCosine(LearningRateSchedule):
 
     Source: Huang et al. 2017 (Snapshot Ensembles), Eq. 2, after Loshchilov and Hutter 2016.
 
-    Differences from the paper: the floor is reached at a cycle's last step, where the paper's
-    rate would reach it one step later; `keras.optimizers.schedules.CosineDecayRestarts` does as
-    the paper and leaves a shortened last cycle at a high rate.
+    Differences from the paper: the rate reaches the floor at the last step of a cycle; the
+    paper's rate reaches it one step later. `keras.optimizers.schedules.CosineDecayRestarts`
+    follows the paper, and a shortened last cycle ends there at a high rate.
     """
 
     def __init__(
@@ -112,7 +123,7 @@ class CyclicCosine(LearningRateSchedule):
         step = ops.minimum(ops.cast(step, "float32"), self.total_steps - 1.0)
         start = ops.floor(step / self.cycle_steps) * self.cycle_steps
         last = ops.minimum(float(self.cycle_steps), self.total_steps - start) - 1.0
-        # A cycle of a single step is at its end.
+        # A cycle with a single step consists of its end.
         progress = ops.where(last > 0, (step - start) / ops.maximum(last, 1.0), 1.0)
         height = (self.initial_learning_rate - self.floor) / 2
         return self.floor + height * (1 + ops.cos(math.pi * progress))
@@ -129,6 +140,6 @@ class CyclicCosine(LearningRateSchedule):
 def _check_positive(name: str, steps: int) -> None:
     if steps < 1:
         raise ValueError(
-            f"`{name}` counts optimizer steps. Received: {steps}. Expected: at least 1, for "
-            "example epochs * ceil(num_samples / batch_size)."
+            f"`{name}` must be a positive number of optimizer steps. Received: {name}={steps}. "
+            f"Expected: at least 1, such as `{name}=epochs * math.ceil(num_samples / batch_size)`."
         )

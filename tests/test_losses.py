@@ -28,26 +28,26 @@ def test_both_directions_equal_the_definition(temperature):
     assert reverse.shape == (5,)
 
 
-def test_the_student_may_have_a_temperature_of_its_own():
+def test_student_temperature_replaces_the_students_temperature():
     student, teacher = LOGITS
     value = kl_divergence(student, teacher, 2.0, "forward", student_temperature=1.0)
     np.testing.assert_allclose(value, kl(softmax(teacher / 2), softmax(student)), rtol=1e-5)
 
 
-def test_log_probabilities_can_be_softened_as_logits_can():
+def test_log_probabilities_are_softened_like_logits():
     rows = log_softmax(LOGITS[0])
     np.testing.assert_allclose(
         log_softmax(rows, 3.0), np.log(softmax(LOGITS[0] / 3)), rtol=1e-5, atol=1e-6
     )
 
 
-def test_a_confidently_wrong_student_keeps_its_loss():
-    # Keras's KLDivergence, which clips probabilities at 1e-7, says 16.1 here.
+def test_confidently_wrong_student_keeps_its_loss():
+    # Keras's KLDivergence clips probabilities at 1e-7 and returns 16.1 here.
     value = kl_divergence([[80.0, 0.0]], [[0.0, 80.0]])
     np.testing.assert_allclose(value, [80.0], rtol=1e-5)
 
 
-def test_a_class_ruled_out_counts_as_zero():
+def test_class_with_probability_zero_adds_zero():
     value = kl_divergence([[-np.inf, 0.0, 0.0]], [[-np.inf, 0.0, 1.0]])
     expected = kl(np.array([0.5, 0.5]), softmax(np.array([0.0, 1.0])))
     np.testing.assert_allclose(value, [expected], rtol=1e-5)
@@ -60,25 +60,25 @@ def test_float16_logits_are_computed_in_float32():
     np.testing.assert_allclose(value, np.log(softmax(np.array([[10.0, 0.0]]))), atol=1e-6)
 
 
-def test_an_unknown_direction_is_refused():
+def test_unknown_direction_is_rejected():
     with pytest.raises(ValueError, match=r"'sideways'.*Expected: 'reverse'"):
         kl_divergence(LOGITS[0], LOGITS[1], 1.0, "sideways")
 
 
-def test_two_shapes_are_refused():
+def test_unequal_shapes_are_rejected():
     with pytest.raises(ValueError, match=r"\(5, 4\) and \(1, 4\).*broadcast_to"):
         kl_divergence(LOGITS[0], LOGITS[1][:1])
 
 
 @pytest.mark.parametrize("known", [True, False, [[True], [False], [True], [False], [True]]])
-def test_where_no_teacher_is_known_the_divergence_is_zero(known):
+def test_divergence_is_zero_without_a_teacher(known):
     known, expected = np.array(known), kl(softmax(LOGITS[0]), softmax(LOGITS[1]))
     value = kl_divergence(*LOGITS, known=known)
     np.testing.assert_allclose(value, expected * known.reshape(-1), rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_known_of_samples_is_not_taken_for_classes():
-    # As many samples as classes: it would broadcast.
+def test_known_without_a_class_axis_is_rejected():
+    # With as many samples as classes, `known` would broadcast over the classes.
     student, teacher = LOGITS[:, :4]
     with pytest.raises(ValueError, match=r"shape \(4,\) .* \(4, 4\).*`known\[\.\.\., None\]`"):
         kl_divergence(student, teacher, known=np.array([True, False, True, True]))

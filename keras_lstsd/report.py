@@ -1,4 +1,4 @@
-"""One page of HTML that shows a training, or a comparison of trainings, and stands by itself."""
+"""Self-contained HTML reports of one training or of a comparison of trainings."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from keras_lstsd.statistics import paired_difference, spread
 _TITLES = {
     "loss": "Loss",
     "accuracy": "Accuracy",
-    "distillation_loss": "Guidance in the loss",
+    "distillation_loss": "Distillation loss",
     "short_term_loss": "Divergence from the short-term teacher (nats)",
     "long_term_loss": "Divergence from the long-term teacher (nats)",
     "teacher_coverage": "Share of samples with a teacher",
@@ -40,6 +40,7 @@ th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right;
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
+# Samples in the data map; more dots cover each other and make the file large.
 _POINTS = 5000
 
 
@@ -57,29 +58,36 @@ def write(
     class_names: Sequence[str] | None = None,
     count: int = 24,
 ) -> None:
-    """Writes a page with what is given: scores, curves, a data map, doubtful labels.
+    """Writes an HTML page with scores, learning curves, a data map and suspicious labels.
 
-    The page needs no other file and no network, and reads on a phone.
+    Each part is optional and appears for the arguments that are given. The page contains its
+    images and its style, and loads nothing from the network. Its layout fits phones.
+
+    The data map shows two statistics of each sample i with label y_i over the E epochs of the
+    training: the confidence `m_i = 1/E sum_e p_e(y_i | x_i)` and the variability
+    `sqrt(1/E sum_e (p_e(y_i | x_i) - m_i)^2)`.
 
     Args:
-        path: the HTML file.
-        title: its heading.
-        scores: for each method its score by seed, in %: a picture and a table, with standard
-            deviations, and differences to the baseline paired by seed with standard errors.
-        baseline: the method that others are compared with, where `scores` has it.
-        paper: the paper's score of a method.
-        histories: for each method the `history` of each run's `fit` (lists of values by name):
-            a curve of each value, mean over the runs, with their range.
-        mini_generation_epochs: E; the curves mark the edges of mini-generations.
-        columns: `TrainingDynamics.columns()`, or what was read of its table: a data map, and the
-            samples whose label is doubted most.
-        samples: the training samples in the order of their index, images `[samples, height, width,
-            channels]` (uint8, or any other range) or texts: the gallery shows them.
-        class_names: names of the classes.
-        count: how many samples the gallery shows.
+        path: the HTML file to write. An existing file is replaced in one move.
+        title: the heading of the page.
+        scores: the score of each seed, in %, by method. The page shows a plot and a table with
+            means, standard deviations, and paired differences to the baseline with standard
+            errors.
+        baseline: the method in `scores` that the others are compared with.
+        paper: the paper's score in %, by method.
+        histories: the `history` of each run's `fit` (lists of values by name), by method. The page
+            shows one plot per name, with the mean and the range over the runs.
+        mini_generation_epochs: epochs of a mini-generation; dotted lines mark the boundaries of
+            mini-generations.
+        columns: arrays `[samples]` by name, from `TrainingDynamics.columns()` or from the table
+            that it writes. The page shows a data map and the samples with the lowest confidence.
+        samples: all training samples in the order of their index: images `[samples, height,
+            width, channels]` (uint8, or floats in any range) or texts. The gallery shows them.
+        class_names: the names of the classes, in the order of their numbers.
+        count: the number of samples in the gallery.
 
     Raises:
-        ValueError: when there is nothing to show, or samples do not fit the columns.
+        ValueError: without any content, and for `samples` of another length than `columns`.
         ImportError: without matplotlib.
 
     Example:
@@ -89,7 +97,7 @@ def write(
         ...     "report.html", "My classifier", histories={"lstsd": [history.history]},
         ...     mini_generation_epochs=6, columns=dynamics.columns())
 
-    Source: the data map is that of Swayamdipta et al. 2020.
+    Source: Swayamdipta et al. 2020, for the data map.
     """
     sections = []
     if scores:
@@ -99,15 +107,15 @@ def write(
     if columns is not None:
         if samples is not None and len(samples) != len(columns["label"]):
             raise ValueError(
-                "The gallery shows the samples of the columns. "
+                "`samples` must have one entry per row of `columns`. "
                 f"Received: {len(samples)} samples for {len(columns['label'])} rows. Expected: "
-                "all training samples, in the order of their index."
+                "all training samples in the order of their index, as in `samples=x_train`."
             )
         sections += [_data_map(columns), _gallery(columns, samples, class_names, count)]
     if not sections:
         raise ValueError(
-            "A report shows something. Received: neither scores nor histories nor columns. "
-            "Expected: one of them at least, as `histories={'lstsd': [history.history]}`."
+            "The report has no content. Received: neither scores nor histories nor columns. "
+            "Expected: at least one of them, as in `histories={'lstsd': [history.history]}`."
         )
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -130,16 +138,18 @@ def _figure(width: float = 4.4, height: float = 3.1) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            'Pictures are drawn by matplotlib. Expected: `pip install "keras-lstsd[report]"`.'
+            "Reports need matplotlib, which is not installed. "
+            "Write: pip install 'keras-lstsd[report]'"
         ) from error
-    # No pyplot: it would keep the figures, and ask for a screen.
+    # pyplot would keep every figure in memory and look for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _picture(figure: Any, description: str) -> str:
+def _plot(figure: Any, description: str) -> str:
+    """A matplotlib figure as HTML with inline SVG data."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
     return f"<figure>{_image(file.getvalue(), 'svg+xml', description)}</figure>"
@@ -176,43 +186,43 @@ def _scores(
         axes.plot(values, [row] * len(values), "|", color="C0", alpha=0.5)
         if method in paper:
             axes.plot(paper[method], row, "x", color="C3")
-        against = "" if method == baseline else paired_difference(by_seed, scores.get(baseline, {}))
-        published = f"{paper[method]:.2f}" if method in paper else ""
-        rows.append(
-            [method, str(len(values)), spread(values), against, published][: 4 + bool(paper)]
-        )
+        difference = ""
+        if method != baseline:
+            difference = paired_difference(by_seed, scores.get(baseline, {}))
+        published = [f"{paper[method]:.2f}" if method in paper else ""] * bool(paper)
+        rows.append([method, str(len(values)), spread(values), difference, *published])
     axes.set_yticks(range(len(scores)), scores)
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)
     header = ["method", "seeds", "mean +- std", f"paired difference to {baseline} +- s.e."]
-    text = "Dots are means over seeds, bars standard deviations, ticks the single runs."
+    text = "Dots: means over the seeds. Bars: standard deviations. Ticks: single runs."
     if paper:
-        text += " Red crosses: the paper's numbers."
-    picture = _picture(figure, "Scores of the methods")
+        text += " Red crosses: scores in the paper."
+    plot = _plot(figure, "Scores of the methods")
     table = _table(header + ["paper"] * bool(paper), rows)
-    return _section("Comparison", text, picture, table, layout="scores")
+    return _section("Comparison", text, plot, table, layout="scores")
 
 
 def _curves(histories: Mapping[str, Sequence[Mapping]], mini_generation_epochs: int | None) -> str:
     names = dict.fromkeys(
         name.removeprefix("val_") for runs in histories.values() for run in runs for name in run
     )
-    pictures = []
+    plots = []
     for name in names:
         figure, axes = _figure()
         length = 0
         for number, (method, runs) in enumerate(histories.items()):
             for key, style in ((name, "-"), (f"val_{name}", "--")):
-                runs_of_it = [np.asarray(run[key], "float64") for run in runs if key in run]
-                if not runs_of_it:
+                curves = [np.asarray(run[key], "float64") for run in runs if key in run]
+                if not curves:
                     continue
-                shortest = min(map(len, runs_of_it))
-                values = np.stack([run[:shortest] for run in runs_of_it])
-                # A validation that is not of each epoch leaves gaps.
-                there = ~np.isnan(values).any(0)
-                epochs = np.arange(1, shortest + 1)[there]
-                color, values = f"C{number % 10}", values[:, there]
+                shortest = min(map(len, curves))
+                values = np.stack([curve[:shortest] for curve in curves])
+                # Epochs without validation have no value.
+                measured = ~np.isnan(values).any(0)
+                epochs = np.arange(1, shortest + 1)[measured]
+                color, values = f"C{number % 10}", values[:, measured]
                 label = method if key == name else None
                 axes.plot(epochs, values.mean(0), style, color=color, label=label, linewidth=1.2)
                 axes.fill_between(
@@ -220,20 +230,20 @@ def _curves(histories: Mapping[str, Sequence[Mapping]], mini_generation_epochs: 
                 )
                 length = max(length, shortest)
         if mini_generation_epochs:
-            for edge in range(mini_generation_epochs, length, mini_generation_epochs):
-                axes.axvline(edge + 0.5, color="0.6", linestyle=":", linewidth=0.8)
+            for boundary in range(mini_generation_epochs, length, mini_generation_epochs):
+                axes.axvline(boundary + 0.5, color="0.6", linestyle=":", linewidth=0.8)
         title = _TITLES.get(name, name)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         if axes.lines:
             axes.legend(fontsize=7, frameon=False)
-        pictures.append(_picture(figure, f"{title} over the epochs"))
-    text = "Mean over the runs of a method, shaded from the lowest to the highest."
+        plots.append(_plot(figure, f"{title} over the epochs"))
+    text = "Lines: means over the runs of a method. Shaded: range of the runs."
     if any(name.startswith("val_") for runs in histories.values() for run in runs for name in run):
-        text += " Dashed: on validation data."
+        text += " Dashed lines: validation data."
     if mini_generation_epochs:
-        text += f" Dotted: a new mini-generation, each {mini_generation_epochs} epochs."
-    return _section("Learning curves", text, *pictures)
+        text += f" Dotted lines: boundaries of mini-generations ({mini_generation_epochs} epochs)."
+    return _section("Learning curves", text, *plots)
 
 
 def _data_map(columns: Mapping[str, np.ndarray]) -> str:
@@ -256,14 +266,15 @@ def _data_map(columns: Mapping[str, np.ndarray]) -> str:
     )
     figure.colorbar(dots, ax=axes, label="times forgotten")
     axes.set_xlabel("variability")
-    axes.set_ylabel("confidence in the label")
+    axes.set_ylabel("confidence")
     axes.set_ylim(-0.02, 1.02)
     text = (
-        "Each dot is a training sample: the mean and the standard deviation, over the epochs, of "
-        "the probability of its label. Above: easy. On the right: ambiguous. Below: hard, or "
-        f"wrongly labelled. {len(shown):,} of {total:,} samples are drawn."
+        "Each dot is a training sample. Confidence and variability are the mean and the standard "
+        "deviation of the probability of its label over the epochs. High confidence: easy "
+        "samples. High variability: ambiguous samples. Low confidence and low variability: hard or "
+        f"wrongly labelled samples. {len(shown):,} of {total:,} samples are shown."
     )
-    return _section("Data map", text, _picture(figure, "Data map: confidence over variability"))
+    return _section("Data map", text, _plot(figure, "Data map: confidence against variability"))
 
 
 def _gallery(
@@ -276,25 +287,27 @@ def _gallery(
     for number in order[:count]:
         label = _class_name(columns["label"][number], names)
         believed = _class_name(columns["believed_class"][number], names)
-        picture = ""
+        content = ""
         if texts:
-            picture = f"<blockquote>{html.escape(samples[number])}</blockquote>"
+            content = f"<blockquote>{html.escape(samples[number])}</blockquote>"
         elif samples is not None:
-            picture = _image(_png(samples[number]), "png", f"sample {number}") + "<br>"
+            content = _image(_png(samples[number]), "png", f"sample {number}") + "<br>"
         cards.append(
-            f"<figure>{picture}#{number}<br>label: <b>{label}</b>, believed "
-            f"{confidence[number]:.0%} on average<br>teachers: <b>{believed}</b>, "
+            f"<figure>{content}sample {number}<br>label: <b>{label}</b>, mean probability "
+            f"{confidence[number]:.0%}<br>teachers: <b>{believed}</b>, "
             f"{float(columns['belief'][number]):.0%}</figure>"
         )
     text = (
-        "Training samples by the mean probability that the model gave to their label, lowest "
-        "first, with what its teachers believe in the end."
+        "Training samples in ascending order of confidence: the mean probability of the label "
+        "over the epochs. Teachers: the class with the highest probability in the teachers' "
+        "predictions after the last epoch, and its probability."
     )
     layout = "samples texts" if texts else "samples"
-    return _section("Labels that the model's past doubts", text, *cards, layout=layout)
+    return _section("Suspicious labels", text, *cards, layout=layout)
 
 
 def _png(image: Any) -> bytes:
+    """An image `[height, width(, channels)]` as PNG; dtypes other than uint8 are rescaled."""
     from matplotlib.image import imsave
 
     image = np.asarray(image)

@@ -5,6 +5,7 @@ import re
 import shutil
 import statistics
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def page(tmp_path, title="A title", **content):
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path):
+def test_page_loads_nothing_from_outside(tmp_path):
     text = page(tmp_path, **ALL)
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert len(sources) > 5
@@ -56,7 +57,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path):
     assert "@import" not in text
 
 
-def test_the_table_has_spread_paired_difference_and_the_papers_number(tmp_path):
+def test_table_has_spread_paired_difference_and_paper_score(tmp_path):
     text = page(tmp_path, scores=SCORES, paper={"lstsd": 83.25})
     rows = re.findall(r"<tr>(.*?)</tr>", text)
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
@@ -67,19 +68,19 @@ def test_the_table_has_spread_paired_difference_and_the_papers_number(tmp_path):
     ]
 
 
-def test_there_is_a_curve_for_each_value_with_validation_in_the_same(tmp_path):
+def test_each_value_has_one_plot_with_its_validation_curve(tmp_path):
     text = page(tmp_path, histories=ALL["histories"])
-    pictures = re.findall(r'alt="([^"]*) over the epochs"', text)
-    assert pictures == [
+    plots = re.findall(r'alt="([^"]*) over the epochs"', text)
+    assert plots == [
         "Loss",
         "Divergence from the short-term teacher (nats)",
         "Share of samples with a teacher",
     ]
 
 
-def test_the_gallery_shows_the_most_doubted_samples_first(tmp_path):
+def test_gallery_shows_lowest_confidence_first(tmp_path):
     text = page(tmp_path, columns=COLUMNS, class_names=ALL["class_names"], samples=IMAGES, count=3)
-    cards = re.findall(r"#(\d+)<br>label: <b>(.*?)</b>, believed (\S+) on average<br>", text)
+    cards = re.findall(r"sample (\d+)<br>label: <b>(.*?)</b>, mean probability (\S+)<br>", text)
     assert cards == [
         ("4", "dog &amp; bone", "5%"),
         ("1", "dog &amp; bone", "10%"),
@@ -92,28 +93,26 @@ def test_the_gallery_shows_the_most_doubted_samples_first(tmp_path):
     ]
 
 
-def test_pictures_of_samples_have_their_size(tmp_path):
+def test_sample_images_keep_their_size(tmp_path):
     text = page(tmp_path, columns=COLUMNS, samples=IMAGES)
     for data in re.findall(r'src="data:image/png;base64,([^"]*)"', text):
         assert struct.unpack(">II", base64.b64decode(data)[16:24]) == (5, 4)
 
 
-def test_texts_are_shown_as_they_are(tmp_path):
+def test_text_samples_are_escaped(tmp_path):
     texts = [f"Sentence {number} <i>&" for number in range(SAMPLES)]
     text = page(tmp_path, columns=COLUMNS, samples=texts, count=1)
     assert f"<blockquote>{html.escape(texts[4])}</blockquote>" in text
 
 
-def test_a_title_is_no_html(tmp_path):
+def test_title_is_escaped(tmp_path):
     assert "<h1>a &lt; b</h1>" in page(tmp_path, "a < b", scores=SCORES)
 
 
-def test_differences_are_paired_by_seed():
-    scores, baseline = {0: 5.0, 1: 8.0, 2: 9.0, 7: 100.0}, {0: 1.0, 1: 2.0, 2: 1.0}
-    error = statistics.stdev([4, 6, 8]) / 3**0.5
-    assert report.paired_difference(scores, baseline) == f"+6.00 +- {error:.2f}"
-    assert report.paired_difference({0: 1.0}, {0: 3.0}) == "-2.00"
-    assert report.paired_difference({}, baseline) == "-"
+def test_mini_generation_boundaries_are_described(tmp_path):
+    text = page(tmp_path, histories=ALL["histories"], mini_generation_epochs=2)
+    assert "Dotted lines: boundaries of mini-generations (2 epochs)." in text
+    assert "Dotted lines" not in page(tmp_path, histories=ALL["histories"])
 
 
 @pytest.mark.parametrize(
@@ -123,9 +122,15 @@ def test_differences_are_paired_by_seed():
         ({"columns": COLUMNS, "samples": IMAGES[:2]}, r"Received: 2 samples for 6 rows"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(content, message, tmp_path):
+def test_missing_content_and_unequal_lengths_are_rejected(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         page(tmp_path, **content)
+
+
+def test_missing_matplotlib_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"need matplotlib.*keras-lstsd\[report\]"):
+        page(tmp_path, scores=SCORES)
 
 
 # === In a browser ===
@@ -135,33 +140,33 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [375, 1280])
-def test_a_browser_shows_it_without_complaint(width, tmp_path):
+def test_browser_renders_the_page_without_errors(width, tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api")
     report.write(tmp_path / "report.html", "A title", **ALL)
-    complaints = []
+    errors = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": width, "height": 800})
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("requestfailed", lambda request: complaints.append(request.url[:80]))
+        tab.on("console", lambda message: errors.append(message.text))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("requestfailed", lambda request: errors.append(request.url[:80]))
         tab.goto((tmp_path / "report.html").as_uri())
         broken = tab.evaluate("[...document.images].filter(i => !i.naturalWidth).length")
-        pictures = tab.evaluate("document.images.length")
+        images = tab.evaluate("document.images.length")
         overflow = tab.evaluate("document.documentElement.scrollWidth")
         smallest = tab.evaluate(
             "Math.min(...[...document.querySelectorAll('p, td, th, .samples figure')]"
             ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
         )
-        # A picture of 4.4 inches has letters of 10 points: what they measure on the screen.
+        # Figures are 4.4 inches wide with text of 10 points; this is its size on the screen.
         narrowest = tab.evaluate(
             "Math.min(...[...document.querySelectorAll('.figures img')].map(i => i.clientWidth))"
         )
         if folder := os.environ.get("KERAS_LSTSD_SCREENSHOTS"):
             tab.screenshot(path=f"{folder}/report-{width}.png", full_page=True)
         browser.close()
-    assert complaints == []
-    assert (pictures, broken) == (1 + 3 + 1 + SAMPLES, 0)
+    assert errors == []
+    assert (images, broken) == (1 + 3 + 1 + SAMPLES, 0)
     assert overflow <= width
     assert smallest >= 12
     assert narrowest / (4.4 * 72) * 10 >= 9

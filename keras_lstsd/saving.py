@@ -273,12 +273,23 @@ class Saving:
         }
 
     def _arguments(self) -> list[str]:
-        """Names of the constructor's arguments."""
-        return list(inspect.signature(type(self).__init__).parameters)[1:]
+        """Names of the constructor's arguments, those that `**kwargs` passes on included."""
+        names = []
+        for cls in type(self).__mro__:
+            if "__init__" not in vars(cls):
+                continue
+            _, *parameters = inspect.signature(cls.__init__).parameters.values()
+            kinds = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+            variadic = kinds & {it.kind for it in parameters}
+            names += [it.name for it in parameters if it.kind not in variadic]
+            if not variadic:
+                break
+        return list(dict.fromkeys(names))
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments that are numbers, names or None."""
-        values = {name: getattr(self, name) for name in self._arguments() if name != "name"}
+        names = [name for name in self._arguments() if name != "name"]
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
         plain = bool | int | float | str | None
         return {name: value for name, value in values.items() if isinstance(value, plain)}
 

@@ -1,7 +1,6 @@
 """Arrays in memory: conversion to NumPy, and checksums of samples."""
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -68,21 +67,19 @@ def label_checksum(labels: Any) -> int:
 
 
 def layer_checksum(layer: keras.Layer) -> int:
-    """The CRC-32 of a preprocessing layer's numeric settings, without seeds."""
-    return zlib.crc32(repr(_numeric(layer.get_config())).encode())
+    """The CRC-32 of a preprocessing layer's settings, without seeds and names."""
+    return zlib.crc32(repr(_settings(layer.get_config())).encode())
 
 
-def _numeric(value: Any) -> Any:
-    """Numbers and class names in a config, in sequences and dicts; None for anything else."""
+def _settings(value: Any) -> Any:
+    """Numbers and strings of a config, in lists and dicts; None for anything else."""
     if isinstance(value, dict):
-        numbers = {
-            key: _numeric(entry) if key != "class_name" else entry
-            for key, entry in value.items()
-            if key not in ("seed", "name")
-        }
-        return {key: number for key, number in sorted(numbers.items()) if number is not None}
-    if isinstance(value, (np.ndarray, np.generic)):
+        # Layers inside have a `build_config` from their first call on.
+        skipped = ("seed", "name", "build_config")
+        entries = {key: _settings(entry) for key, entry in value.items() if key not in skipped}
+        return {key: entry for key, entry in sorted(entries.items()) if entry is not None}
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_numeric(entry) for entry in value]
-    return value if isinstance(value, int | float) else None
+    if isinstance(value, list | tuple):
+        return [_settings(entry) for entry in value]
+    return value if isinstance(value, int | float | str) else None

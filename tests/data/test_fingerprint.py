@@ -97,8 +97,12 @@ def test_a_fingerprint_depends_on_the_settings_of_layers():
     assert found(layers.MixUp(0.1)) != found(layers.MixUp(0.2))
     inside = [layers.Pipeline([rotation(factor, seed=1)]) for factor in (0.1, 0.1, 0.2)]
     assert found(inside[0]) == found(inside[1]) != found(inside[2])
-    others = [layers.Pipeline([kind(0.1)]) for kind in (rotation, layers.RandomZoom)]
+    before = found(inside[0])
+    inside[0](np.zeros((1, 8, 8, 3), "float32"), training=True)
+    assert found(inside[0]) == before
+    others = [layers.Pipeline([kind(0.1)]) for kind in (layers.Dropout, layers.SpatialDropout2D)]
     assert found(others[0]) != found(others[1])
+    assert found(layers.RandomFlip("horizontal")) != found(layers.RandomFlip("vertical"))
     means = [layers.Normalization(mean=np.float32([m]), variance=[1.0]) for m in (1, 1, 2)]
     assert found(means[0]) == found(means[1]) != found(means[2])
     json.dumps(found(*means, *inside))

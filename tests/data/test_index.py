@@ -125,6 +125,9 @@ def test_an_unknown_number_of_samples_is_none():
     assert num_samples_of(dataset(np.zeros(50), np.zeros(50)).batch(4)) is None
     own = {"inputs": np.zeros(3), "sample_index": np.array([0, 5, 90])}
     assert num_samples_of(dataset(own, np.zeros(3)).shuffle(3).batch(2)) is None
+    batches = dataset(np.zeros((5, 7, 2)), np.zeros((5, 7)))
+    own = batches.map(lambda x, y: ({"inputs": x, "sample_index": np.arange(7)}, y))
+    assert num_samples_of(own.shuffle(5)) is None
     data = generated(({"inputs": 1, "sample_index": 90}, 0))
     assert int(data.cardinality()) == 1
     assert num_samples_of(data.batch(2)) is None

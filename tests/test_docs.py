@@ -222,7 +222,7 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     """A page, or the comments and strings of a source file, each with its first line."""
     text = path.read_text()
     if path.suffix == ".md":
-        yield 1, text
+        yield 1, re.sub(r"`[^`\n]*`", "", text)  # flags and names are quoted as they are
         return
     kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -1,0 +1,41 @@
+"""Settings of each method in `recipes.methods.METHODS` for tests."""
+
+from typing import Any
+
+_TWO_EPOCHS = {"mini_generation_epochs": 2}
+_NO_TEACHERS = {"long_weight": 0.0, "short_weight": 0.0}
+_STUDENT_ONLY = {"student_weight": 1.0, "teacher_weight": 0.0}
+
+TINY: dict[str, dict[str, Any]] = {
+    "vanilla": _TWO_EPOCHS,
+    "label_smoothing": _TWO_EPOCHS,
+    "mean_teacher": {"momentum": 0.9},
+    "snapshot_ensemble": _TWO_EPOCHS | {"keep": 3},
+    "temporal_ensembling": {},
+    "snapshot_distillation": _TWO_EPOCHS,
+    "dups": _TWO_EPOCHS | {"peers": 2},
+    "dups_plus": _TWO_EPOCHS,
+    "single_teacher_lstsd": _TWO_EPOCHS,
+    "lstsd_without_teachers": _TWO_EPOCHS,
+    "lstsd_without_long": _TWO_EPOCHS,
+    "lstsd_without_short": _TWO_EPOCHS,
+    "lstsd": _TWO_EPOCHS,
+}
+"""Settings under which a test of a few epochs meets every epoch and stage boundary."""
+
+OFF: dict[str, dict[str, Any]] = {
+    "vanilla": {},
+    "label_smoothing": {},
+    "mean_teacher": {"weight": 0.0},
+    "snapshot_ensemble": {},
+    "temporal_ensembling": {"weight": 0.0},
+    "snapshot_distillation": _STUDENT_ONLY,
+    "dups": _STUDENT_ONLY,
+    "dups_plus": _STUDENT_ONLY,
+    "single_teacher_lstsd": _NO_TEACHERS,
+    "lstsd_without_teachers": _NO_TEACHERS,
+    "lstsd_without_long": _NO_TEACHERS,
+    "lstsd_without_short": _NO_TEACHERS,
+    "lstsd": _NO_TEACHERS,
+}
+"""Settings under which the student trains as in plain `keras.Model.fit`, bit for bit."""

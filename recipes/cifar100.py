@@ -1,16 +1,17 @@
-"""CIFAR-100: a network and a method of the papers, at the papers' settings.
+"""CIFAR-100: networks and methods at the settings of their papers.
 
     python -m recipes.cifar100 --network=resnet20 --method=vanilla,lstsd --data_dir=DIR
 
-`--data_dir` holds cifar-100-binary or cifar-100-python, as a folder or an archive; without it
-tensorflow-datasets is asked. By default a training is that of the paper (see `NETWORKS`); the
-score is the accuracy on the 10,000 test images after the last epoch. The same command resumes an
-interrupted run after the last epoch it finished, and does not repeat a finished one. On a GPU add
-`--device_data --mixed_precision --jit_compile`. Scores: see BUILD.md.
+`--data_dir` has cifar-100-binary or cifar-100-python, as a folder or an archive; without it
+tensorflow-datasets loads the data. By default a training has the paper's settings (see
+`NETWORKS`). The score is the accuracy on the 10,000 test images after the last epoch. The same
+command resumes an interrupted run after the last epoch that it finished, and does not repeat a
+finished run. On a GPU add `--device_data --mixed_precision --jit_compile`. Scores:
+`recipes/results/cifar100.md`.
 
-In --output_dir: results.json, table.md, and for each run a folder with its history (history.csv),
-the trained student (student.keras), and logs for TensorBoard where it is installed and TensorFlow
-is the backend.
+--output_dir gets results.json, table.md, and a folder for each run with its history
+(history.csv) and the trained student (student.keras). With TensorFlow and TensorBoard it also gets
+logs for TensorBoard.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,26 +22,26 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from keras_lstsd import backbones, schedules
-from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100, digits
-from keras_lstsd.methods.registry import METHODS
-from recipes import comparison
+from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100, label_noise
+from recipes import options, runs, tables
+from recipes.methods import METHODS
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network with the settings that a paper trains it at."""
+    """A network with the settings of its paper."""
 
     build: Callable[..., keras.Model]
     epochs: int
     batch_size: int
     cosine: bool = False
-    """One cosine, instead of a tenth at 25, 50 and 75 % of the training."""
+    """One cosine; otherwise the rate is divided by 10 after 25, 50 and 75 % of the training."""
 
 
-# Jiang et al. 2020 train ResNets and DenseNet-100, Yang et al. 2021 (DUPS) the rest.
+# ResNets and DenseNet-100 are of Jiang et al. 2020, the others of Yang et al. 2021 (DUPS).
 NETWORKS = {
     "resnet8": Network(partial(backbones.cifar_resnet, 8), 164, 128),
     "resnet20": Network(partial(backbones.cifar_resnet, 20), 164, 128),
@@ -60,32 +61,34 @@ NETWORKS = {
 }
 LEARNING_RATE = 0.1
 WEIGHT_DECAY = 1e-4
-# Cycles of the snapshot methods are of 40 epochs in a training of 164.
+# The snapshot methods have cycles of 40 epochs in a training of 164.
 SNAPSHOT_CYCLE = 40 / 164
 
-NETWORK = flags.DEFINE_string("network", None, "Networks, comma-separated; none: a default.")
-METHOD = flags.DEFINE_string("method", None, "Methods, comma-separated, or all; none: a default.")
-EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs; none takes the paper's.", lower_bound=1)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples a step; none: the paper's.", 1)
-SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first so many images.", 1)
-WRONG_LABELS = flags.DEFINE_float(
-    "wrong_labels", 0.0, "Share of training labels made wrong, by the seed.", 0.0, 1.0
+NETWORK = flags.DEFINE_string(
+    "network", None, "Networks with commas between, or all; by default the recipe's."
 )
+METHOD = flags.DEFINE_string(
+    "method", None, "Methods with commas between, or all; by default the recipe's."
+)
+EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs; by default the paper's.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Batch size; by default the paper's.", 1)
+SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first images only.", 1)
+WRONG_LABELS = flags.DEFINE_float("wrong_labels", 0.0, "Share of wrong training labels.", 0.0, 1.0)
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder with CIFAR-100's files; none takes tensorflow-datasets."
+    "data_dir", None, "Folder of the CIFAR-100 files; by default tensorflow-datasets."
 )
-SEED = flags.DEFINE_string("seed", "0", "Seeds, comma-separated.")
+SEED = flags.DEFINE_string("seed", "0", "Seeds with commas between.")
 MIXED_PRECISION = flags.DEFINE_bool("mixed_precision", False, "Computes in bfloat16.")
-JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "XLA; none leaves it to Keras.")
-DEVICE_DATA = flags.DEFINE_bool("device_data", False, "Keeps the images on the device.")
+JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "Compiles with XLA; by default Keras decides.")
+DEVICE_DATA = flags.DEFINE_bool("device_data", False, "Stores the images on the device.")
 VALIDATION_FREQ = flags.DEFINE_integer(
-    "validation_freq", 10, "Tests after every so many epochs, besides at the end.", 1
+    "validation_freq", 10, "Epochs between two validations on the test images.", 1
 )
 OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", "results/cifar100", "Where results are kept; the same again resumes."
+    "output_dir", "results/cifar100", "Folder of the results; the same folder resumes."
 )
 SMOKE = flags.DEFINE_bool(
-    "smoke", False, "64 images, two epochs, eight layers; random images where no --data_dir is."
+    "smoke", False, "64 images, 2 epochs, ResNet-8; random images without --data_dir."
 )
 
 # Jiang et al. 2020, Tables 1 and 3: test accuracy in %.
@@ -104,7 +107,7 @@ PAPER_NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "densenet100"
 
 
 class Data:
-    """CIFAR-100 in memory, images as uint8."""
+    """CIFAR-100 in memory, with images as uint8."""
 
     def __init__(self, data_dir: str | None, samples: int | None, random: bool = False):
         if random:
@@ -121,7 +124,7 @@ class Data:
 
 
 def student(network: str) -> keras.Model:
-    """The network behind a normalization: it takes images as uint8 `[batch, 32, 32, 3]`."""
+    """A network after a normalization, for images as uint8 `[batch, 32, 32, 3]`."""
     images = keras.Input((32, 32, 3), dtype="uint8", name="images")
     normalized = keras.layers.Normalization(
         mean=cifar100.MEAN, variance=cifar100.STD**2, dtype="float32", name="normalized"
@@ -131,7 +134,7 @@ def student(network: str) -> keras.Model:
 
 
 def method_settings(run: dict, epochs: int) -> dict:
-    """Arguments of a run's method: the paper's for CIFAR-100, cycles in proportion to `epochs`."""
+    """Arguments of a run's method: the paper's for CIFAR-100; cycles are scaled to `epochs`."""
     method = METHODS[run["method"]]
     settings = method.arguments | method.length(epochs)
     if run["method"].startswith("snapshot"):
@@ -147,36 +150,35 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
     epochs = settings["epochs"] or network.epochs
     batch_size = settings["batch_size"] or network.batch_size
     keras.config.set_dtype_policy("mixed_bfloat16" if settings["mixed_precision"] else "float32")
-    model = method.cls(
-        student(run["network"]), num_samples=len(data.x_train), **method_settings(run, epochs)
-    )
+    model = method.wrap(student(run["network"]), len(data.x_train), **method_settings(run, epochs))
     steps = epochs * -(-len(data.x_train) // batch_size)
     if network.cosine:
         rate = schedules.CyclicCosine(LEARNING_RATE, steps, steps)
     else:
         rate = schedules.StepDecay(LEARNING_RATE, steps)
     jit_compile = JIT_COMPILE.value
-    comparison.compiled(
+    runs.compiled(
         model,
         method,
         partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
         LEARNING_RATE,
-        epochs,
-        batch_size,
+        num_samples=len(data.x_train),
+        epochs=epochs,
+        batch_size=batch_size,
         decayed=rate,
         jit_compile="auto" if jit_compile is None else jit_compile,
     )
-    labels, wrong = digits.with_wrong_labels(
+    labels, wrong = label_noise.with_wrong_labels(
         data.y_train, settings["wrong_labels"], cifar100.NUM_CLASSES, run["seed"]
     )
-    callbacks = [*comparison.dynamics(model, labels, folder), *callbacks]
+    callbacks = [*runs.dynamics(model, labels, folder), *callbacks]
     if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     batches = SampleBatches(
         data.x_train,
         keras.utils.to_categorical(labels, cifar100.NUM_CLASSES),
         batch_size=batch_size,
-        # Padded with the mean colour, which is 0 to the network.
+        # The padding has the mean colour, which is 0 after the normalization.
         augment=CropAndFlip(pad=4, fill=cifar100.MEAN.round()),
         on_device=DEVICE_DATA.value,
     )
@@ -194,17 +196,27 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
     predictions = model.predict(data.x_test, batch_size=500, verbose=0).argmax(-1)
     outcome = {"score": 100 * float((predictions == data.y_test).mean())}
     if wrong.any():
-        outcome["detection"] = comparison.detection(model, data.x_train, labels, wrong, folder)
+        outcome["detection"] = runs.detection(model, data.x_train, labels, wrong, folder)
     return outcome
 
 
 def compare(
-    runs: Sequence[dict],
+    todo: Sequence[dict],
     name: str,
-    tables: Callable[[comparison.Results], str],
-    report: Callable[[comparison.Results, Data], None] = lambda *_: None,
+    text: Callable[[runs.Results], str],
+    report: Callable[[runs.Results, Data], None] = lambda *_: None,
 ) -> int:
-    """Does the runs and prints the tables that are made of their results."""
+    """Trains the runs, then writes and prints the tables of their results.
+
+    Args:
+        todo: the runs.
+        name: name of the file of the tables.
+        text: makes the tables of the results.
+        report: writes HTML reports.
+
+    Returns:
+        The exit status.
+    """
     settings = {
         flag.name: flag.value
         for flag in (EPOCHS, BATCH_SIZE, SAMPLES, WRONG_LABELS, MIXED_PRECISION)
@@ -212,23 +224,21 @@ def compare(
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     if SMOKE.value:
         settings |= {"epochs": 2, "batch_size": 32, "samples": 64}
-    results = comparison.Results(folder / "results.json", settings)
+    results = runs.Results(folder / "results.json", settings)
     data = Data(DATA_DIR.value, settings["samples"], SMOKE.value and DATA_DIR.value is None)
 
     def train_one(run, folder, callbacks):
         keras.backend.clear_session()
         return train(run, folder, callbacks, data, settings)
 
-    done = comparison.train_all(runs, results, train_one, name)
-    text = tables(results)
-    (folder / f"{name}.md").write_text(text)
-    print(f"\n{text}\nResults of each run: {results.path}")
+    done = runs.train_all(todo, results, train_one)
     report(results, data)
-    return 0 if done else comparison.INTERRUPTED
+    tables.present(results, name, text(results), done)
+    return 0 if done else runs.INTERRUPTED
 
 
 def papers(network: str) -> dict[str, float] | None:
-    """The paper's accuracy of each method on a network."""
+    """The paper's accuracy on a network by method; None where the paper has none."""
     column = PAPER_NETWORKS.index(network) if network in PAPER_NETWORKS else 99
     return {method: row[column] for method, row in PAPER.items() if column < len(row)} or None
 
@@ -238,25 +248,25 @@ def title(network: str) -> str:
 
 
 def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
-    """For each network the methods, with the paper's numbers beside ours."""
+    """Makes a table of the methods for each network, with the paper's numbers."""
 
-    def tables(results):
+    def text(results):
         parts = []
         for network in networks:
-            table = comparison.method_table(results, methods, papers(network), network=network)
-            parts += [f"{title(network)}:", "", table, ""]
-            parts += comparison.detection_lines(results, methods, network=network)
+            table = tables.method_table(results, methods, papers(network), network=network)
+            parts += [f"{title(network)}.\n{tables.READING}", "", table, ""]
+            parts += tables.detection_lines(results, methods, network=network)
         return "\n".join(parts)
 
-    return tables
+    return text
 
 
 def network_reports(networks: Sequence[str], methods: Sequence[str]) -> Callable:
-    """A page for each network."""
+    """Writes a page for each network."""
 
     def reports(results, data):
         for network in networks:
-            comparison.write_report(
+            tables.write_report(
                 results,
                 title(network),
                 methods,
@@ -272,7 +282,8 @@ def seeds() -> list[int]:
     """The values of --seed."""
     if not all(seed.isdecimal() for seed in SEED.value.split(",")):
         raise SystemExit(
-            f"Received: --seed={SEED.value}. Expected: whole numbers, comma-separated, as 0,1,2."
+            f"--seed has a value that is not a whole number. Received: --seed={SEED.value}. "
+            "Expected: whole numbers with commas between, such as --seed=0,1,2."
         )
     return [int(seed) for seed in SEED.value.split(",")]
 
@@ -288,18 +299,17 @@ def product(networks: Sequence[str], methods: Sequence[str]) -> list[dict]:
 
 
 def prepare(argv: Sequence[str], networks: Sequence[str]) -> list[str]:
-    """Refuses words that are no flags; the networks of --network, by default those given."""
-    comparison.check_command(argv)
-    logging.set_verbosity(logging.INFO)
+    """Checks the command; returns the networks of --network, by default those given."""
+    options.check_command(argv)
     if SMOKE.value:
         return ["resnet8"]
-    return comparison.names("network", NETWORK.value or ",".join(networks), list(NETWORKS))
+    return options.names("network", NETWORK.value or ",".join(networks), list(NETWORKS))
 
 
 def table(argv: Sequence[str], name: str, methods: Sequence[str], networks: Sequence[str]) -> int:
-    """Methods on networks, by default those given, as a table for each network."""
+    """Compares methods on networks, by default those given."""
     networks = prepare(argv, networks)
-    methods = comparison.names("method", METHOD.value or ",".join(methods), list(METHODS))
+    methods = options.names("method", METHOD.value or ",".join(methods), list(METHODS))
     return compare(
         product(networks, methods),
         name,

@@ -1,16 +1,16 @@
-"""Figure 2 of Jiang et al. 2020: LSTSD's accuracy over the length of a mini-generation, 1 to 40.
+"""Figure 2 of Jiang et al. 2020: accuracy of LSTSD by the length of a mini-generation, CIFAR-100.
 
     python -m recipes.figure2 --data_dir=DIR --seed=0,1,2
 
-Takes the flags of `recipes.cifar100`, and `--lengths`. In the paper accuracy rises from 1 to 6
-epochs and falls slowly to 40; it prints no numbers. Finished runs are kept and not repeated, an
+Takes the flags of `recipes.cifar100`, and `--lengths`. In the paper, accuracy rises from 1 to 6
+epochs and falls slowly to 40; the paper prints no numbers. Finished runs are not repeated, and an
 interrupted one is resumed.
 """
 
 from absl import app, flags
 
-from keras_lstsd import report
-from recipes import cifar100, comparison
+from keras_lstsd.statistics import spread
+from recipes import cifar100, tables
 
 LENGTHS = flags.DEFINE_list("lengths", "1,2,4,6,10,20,40", "Epochs of a mini-generation.")
 
@@ -18,7 +18,7 @@ LENGTHS = flags.DEFINE_list("lengths", "1,2,4,6,10,20,40", "Epochs of a mini-gen
 def main(argv):
     networks = cifar100.prepare(argv, ("resnet20",))
     lengths = [int(length) for length in LENGTHS.value]
-    runs = [
+    todo = [
         run | {"mini_generation_epochs": length}
         for length in lengths
         for run in cifar100.product(networks, ["lstsd"])
@@ -32,11 +32,12 @@ def main(argv):
                 scores = results.scores(
                     network=network, method="lstsd", mini_generation_epochs=length
                 )
-                row.append(report.spread(list(scores.values())))
+                row.append(spread(list(scores.values())))
             rows.append(row)
-        return comparison.markdown(["epochs", *networks], rows) + "\n"
+        text = "CIFAR-100, test accuracy of LSTSD (%), mean +- std over the seeds, by the epochs of"
+        return f"{text}\na mini-generation.\n\n{tables.markdown(['epochs', *networks], rows)}\n"
 
-    return cifar100.compare(runs, "figure2", table)
+    return cifar100.compare(todo, "figure2", table)
 
 
 if __name__ == "__main__":

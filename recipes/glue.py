@@ -1,27 +1,25 @@
-"""GLUE tasks with a CNN from random weights or with BERT: the methods side by side.
+"""GLUE tasks with a CNN from random weights or with BERT: compares the methods.
 
     KERAS_BACKEND=jax python -m recipes.glue --data_dir=glue --task=rte,mrpc,cola --method=all
     python -m recipes.glue --network=bert --bert=uncased_L-12_H-768_A-12 --data_dir=glue
 
-Defaults are the paper's settings (Jiang et al. 2020, Table 2). The CNN: plain SGD at 8e-3, batch
-32; BERT: Adam at 5e-5, batch 64; both 50 epochs, T = 1. `--data_dir` holds RTE/train.tsv and so
-on; without it tensorflow-datasets is asked. Runs that are finished are kept in --output_dir and
-not repeated. The paper prints no sizes of its CNN; these are Kim's with word vectors of 32.
-Scores: see BUILD.md.
+Defaults are the paper's settings (Jiang et al. 2020, Table 2). CNN: plain SGD at 8e-3, batch 32.
+BERT: Adam at 5e-5, batch 64. Both: 50 epochs, T = 1. The paper does not print the sizes of its
+CNN; these are Kim's, with word vectors of 32. `--data_dir` has RTE/train.tsv and so on; without it
+tensorflow-datasets loads the data. Finished runs in --output_dir are not repeated. Scores:
+`recipes/results/glue.md`.
 
-BERT needs the extra `text`. Its weights (`--bert`) come from a folder in Hugging Face's layout or
-in Google's, or, by the name of a preset, from the net; without them a small network from random
-weights is trained (`--bert_size=tiny`), on the word pieces of `--vocabulary`, or on the words of
-the training sentences. Texts are tokenised once a task; batches are cut to their longest text, or
-padded to --sequence_length with --nodynamic_length.
+BERT needs the extra `text`. `--bert` is a folder with weights in the layout of Hugging Face or of
+Google, or the name of a preset, which is downloaded. Without it, training starts from a small
+network with random weights (`--bert_size`). Its vocabulary has the word pieces of `--vocabulary`,
+or the words of the training sentences. Texts are tokenized once per task. Batches are cut to their
+longest text, or padded to --sequence_length with --nodynamic_length.
 
-On 2 CPU cores with JAX a run of 50 epochs of the CNN takes 24 s (RTE), 22 s (MRPC) or 20 s (CoLA):
-35 minutes for six methods, five seeds and these three tasks. What bounds it is the arithmetic of
-the convolutions, 0.6 GFLOP a step at 80 words, padding included; hence short word vectors (a tenth
-of Kim's 300 is a tenth of the arithmetic), and rows cut at a length that a quarter of the
-sentences exceed, at the most. Words are looked up once, batches are gathered from memory, and JAX
-compiles the step as a whole; TensorFlow spends more per step on the same network, most of all
-where sentences are short.
+On 2 CPU cores with JAX, a run of 50 epochs of the CNN takes 20 to 24 s. Six methods, five seeds
+and the tasks RTE, MRPC and CoLA take 35 minutes. The convolutions take most of this time: 0.6
+GFLOP a step at 80 words, padding included. That is why word vectors are short, and rows are cut at
+a length that at most a quarter of the sentences exceed. TensorFlow takes longer for the same
+network, most of all where sentences are short.
 """
 
 import statistics
@@ -31,50 +29,50 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from keras_lstsd import backbones
-from keras_lstsd.data import SampleBatches, TokenBatches, digits, glue, tokens, words
-from keras_lstsd.methods.registry import METHODS
-from recipes import comparison
+from keras_lstsd.data import SampleBatches, TokenBatches, glue, label_noise, tokens, words
+from recipes import metrics, options, runs, tables
+from recipes.methods import METHODS
 
-TASK = flags.DEFINE_string("task", "rte", "Tasks, comma-separated, or all.")
+TASK = flags.DEFINE_string("task", "rte", "Tasks with commas between, or all.")
 NETWORK = flags.DEFINE_enum("network", "cnn", ["cnn", "bert"], "The student.")
-METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods, comma-separated, or all.")
+METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods with commas between, or all.")
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder with RTE/train.tsv and so on; none takes tensorflow-datasets."
+    "data_dir", None, "Folder with RTE/train.tsv and so on; by default tensorflow-datasets."
 )
-SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... to train with.", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, ...", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs of each run.", lower_bound=1)
-SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first so many of each task.", 1)
-WRONG_LABELS = flags.DEFINE_float(
-    "wrong_labels", 0.0, "Share of training labels made wrong, by the seed.", 0.0, 1.0
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples a step; none: the paper's.", 1)
+SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first samples of a task only.", 1)
+WRONG_LABELS = flags.DEFINE_float("wrong_labels", 0.0, "Share of wrong training labels.", 0.0, 1.0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Batch size; by default the paper's.", 1)
 OPTIMIZER = flags.DEFINE_enum(
-    "optimizer", None, ["sgd", "adam"], "Plain SGD, or Adam; none: the paper's."
+    "optimizer", None, ["sgd", "adam"], "Plain SGD or Adam; by default the paper's."
 )
-LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Learning rate; none: the paper's.")
-JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "XLA; none leaves it to Keras.")
-EMBEDDING_DIM = flags.DEFINE_integer("embedding_dim", 32, "CNN: entries of a word vector.")
+LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Learning rate; by default the paper's.")
+JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "Compiles with XLA; by default Keras decides.")
+EMBEDDING_DIM = flags.DEFINE_integer("embedding_dim", 32, "CNN: size of a word vector.")
 FILTERS = flags.DEFINE_integer("filters", 100, "CNN: filters of each of the widths 3, 4 and 5.")
-BERT = flags.DEFINE_string("bert", None, "BERT: folder with its weights, or name of a preset.")
+BERT = flags.DEFINE_string("bert", None, "BERT: folder of its weights, or name of a preset.")
 BERT_SIZE = flags.DEFINE_enum(
-    "bert_size", "tiny", list(backbones.BERT_SIZES), "BERT: its size where weights are random."
+    "bert_size", "tiny", list(backbones.BERT_SIZES), "BERT: its size without --bert."
 )
-VOCABULARY = flags.DEFINE_string("vocabulary", None, "BERT: file with a word piece a line.")
-SEQUENCE_LENGTH = flags.DEFINE_integer("sequence_length", 128, "BERT: tokens a text, at most.", 8)
+VOCABULARY = flags.DEFINE_string("vocabulary", None, "BERT: file with one word piece per line.")
+SEQUENCE_LENGTH = flags.DEFINE_integer("sequence_length", 128, "BERT: most tokens of a text.", 8)
 DYNAMIC_LENGTH = flags.DEFINE_bool(
     "dynamic_length", True, "BERT: cuts batches to their longest text, in multiples of 16."
 )
 SUBMIT = flags.DEFINE_bool("submit", False, "Writes predictions of the test split for GLUE.")
 EXPORT = flags.DEFINE_bool("export", False, "Writes each trained student for serving.")
 OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", "results/glue", "Where results are kept; the same again resumes."
+    "output_dir", "results/glue", "Folder of the results; the same folder resumes."
 )
-SMOKE = flags.DEFINE_bool("smoke", False, "64 sentences, two epochs, one seed: does it run?")
+SMOKE = flags.DEFINE_bool(
+    "smoke", False, "64 sentences, two epochs and one seed, to test the recipe."
+)
 
-# The paper's settings, and what else decides the scores of a network.
+# The paper's settings; then the other flags that determine the scores of a network.
 DEFAULTS = {
     "cnn": {"batch_size": 32, "optimizer": "sgd", "learning_rate": 8e-3},
     "bert": {"batch_size": 64, "optimizer": "adam", "learning_rate": 5e-5},
@@ -84,8 +82,8 @@ OWN_FLAGS = {
     "bert": (BERT, BERT_SIZE, VOCABULARY, SEQUENCE_LENGTH, DYNAMIC_LENGTH, JIT_COMPILE),
 }
 
-# Words that a row of the CNN holds: at least three in four of the task are not longer; padding
-# costs time. Those of the second line are guesses, their files were not at hand.
+# Words in a row of the CNN: at least three in four sentences of the task are not longer, as padding
+# costs time. Those of the second line are estimates.
 LENGTHS = {"rte": 80, "mrpc": 56, "cola": 16, "sst2": 24}
 LENGTHS |= {"qnli": 64, "qqp": 32, "mnli": 48, "wnli": 48}
 
@@ -113,7 +111,7 @@ NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
 
 
 class Words:
-    """The CNN's side of a task: words of the training sentences, each with a number."""
+    """A task for the CNN: sentences as numbers of words of the training sentences."""
 
     def __init__(self, task: str, train: glue.Examples, settings: dict):
         self.task = task
@@ -137,7 +135,7 @@ class Words:
 
 
 class Pieces:
-    """BERT's side of a task: word pieces, each with a number."""
+    """A task for BERT: texts as numbers of word pieces."""
 
     def __init__(self, task: str, train: glue.Examples, settings: dict):
         self.task = task
@@ -149,25 +147,24 @@ class Pieces:
         self.preprocessor = self.student().preprocessor
 
     def encode(self, split: glue.Examples) -> dict[str, np.ndarray]:
-        begin = time.monotonic()
+        start = time.monotonic()
         x = tokens.encode(self.preprocessor, split.first, split.second)
-        seconds = time.monotonic() - begin
+        seconds = time.monotonic() - start
         cut = np.mean(x["padding_mask"].sum(-1) == self.settings["sequence_length"])
-        logging.info(
-            "%s: %d texts tokenised in %.1f s, %.0f a second; %.1f %% fill all %d tokens.",
-            *(self.task, len(split.first), seconds, len(split.first) / seconds),
-            *(100 * cut, self.settings["sequence_length"]),
+        rate = len(split.first) / seconds
+        runs.progress(
+            f"{self.task}: {len(split.first)} texts tokenized in {seconds:.1f} s ({rate:.0f}/s); "
+            f"{100 * cut:.1f} % fill all {self.settings['sequence_length']} tokens."
         )
         return x
 
     def batches(self, x: dict, y: np.ndarray) -> TokenBatches:
         multiple = 16 if self.settings["dynamic_length"] else None
         batches = TokenBatches(x, y, multiple=multiple, batch_size=self.settings["batch_size"])
-        logging.info(
-            "%s: %.1f %% of the positions in training hold padding; %.1f %% where all are of %d "
-            "tokens.",
-            *(self.task, 100 * batches.padding_share()),
-            *(100 * (1 - x["padding_mask"].mean()), self.settings["sequence_length"]),
+        padded = 100 * (1 - x["padding_mask"].mean())
+        runs.progress(
+            f"{self.task}: {100 * batches.padding_share():.1f} % of the positions in training are "
+            f"padding; {padded:.1f} % if all texts had {self.settings['sequence_length']} tokens."
         )
         return batches
 
@@ -182,7 +179,7 @@ class Pieces:
 
 
 class Data:
-    """A task as its network takes it: training data, and inputs and labels of other splits."""
+    """A task for its network: training data, and inputs and labels of the other splits."""
 
     def __init__(self, task: str, data_dir: str | None, settings: dict, network: str):
         described = glue.TASKS[task]
@@ -198,69 +195,102 @@ class Data:
 
 
 def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) -> dict:
-    """Trains one method with one seed; the score is the task's on dev after the last epoch."""
+    """Trains one method with one seed; the score is the task's metric on dev, in %."""
     task, method = run["task"], METHODS[run["method"]]
     epochs, batch_size = settings["epochs"], settings["batch_size"]
     classes = len(glue.TASKS[task].classes)
-    labels, wrong = digits.with_wrong_labels(
+    labels, wrong = label_noise.with_wrong_labels(
         data.train.labels, settings["wrong_labels"], classes, run["seed"]
     )
     batches = data.batches(data.x_train, keras.utils.to_categorical(labels, classes))
-    model = method.cls(data.student(), len(labels), **method.settings(epochs))
+    model = method.wrap(data.student(), len(labels), **method.settings(epochs))
     optimizer = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[settings["optimizer"]]
     jit_compile = "auto" if JIT_COMPILE.value is None else JIT_COMPILE.value
-    comparison.compiled(
+    runs.compiled(
         model,
         method,
         optimizer,
         settings["learning_rate"],
-        epochs,
-        batch_size,
+        num_samples=len(labels),
+        epochs=epochs,
+        batch_size=batch_size,
         jit_compile=jit_compile,
     )
-    callbacks = [*comparison.dynamics(model, labels, folder), *callbacks]
+    callbacks = [*runs.dynamics(model, labels, folder), *callbacks]
     model.fit(batches, epochs=epochs, verbose=0, callbacks=callbacks)
     scores = {}
     for split, inputs in data.inputs.items():
         predictions = model.predict(inputs, batch_size=256, verbose=0).argmax(-1)
         if split in glue.TASKS[task].dev_splits:
-            scores[split] = glue.scores(task, data.labels[split], predictions)
+            scores[split] = metrics.scores(task, data.labels[split], predictions)
         else:
-            glue.write_predictions(folder, task, split, predictions)
+            metrics.write_predictions(folder, task, split, predictions)
     if EXPORT.value:
         model.export(folder / "serving", verbose=False)
     first, *_ = scores.values()
     outcome = {"score": next(iter(first.values())), "scores": scores}
     if wrong.any():
-        outcome["detection"] = comparison.detection(model, data.x_train, labels, wrong, folder)
+        outcome["detection"] = runs.detection(model, data.x_train, labels, wrong, folder)
     return outcome
 
 
-def all_scores(results: comparison.Results, task: str, methods: list[str]) -> str:
-    """The task's other metrics and dev sets, as means over the seeds."""
-    described = glue.TASKS[task]
-    columns = [(split, name) for split in described.dev_splits for name in described.metrics]
+def all_scores(results: runs.Results, task: str, methods: list[str]) -> str:
+    """All metrics of a task on all dev splits, as means over the seeds."""
+    columns = [
+        (split, name)
+        for split in glue.TASKS[task].dev_splits
+        for name in metrics.metric_names(task)
+    ]
     rows = []
     for method in methods:
-        kept = [
+        stored = [
             run["scores"]
             for run in results.runs
             if (run["run"]["task"], run["run"]["method"]) == (task, method) and "scores" in run
         ]
-        if kept:
+        if stored:
             means = [
-                statistics.mean(scores[split][name] for scores in kept) for split, name in columns
+                statistics.mean(scores[split][name] for scores in stored) for split, name in columns
             ]
             rows.append([method, *(f"{mean:.2f}" for mean in means)])
     header = [f"{NAMES[name]}, {split}" for split, name in columns]
-    return comparison.markdown(["method", *header], rows)
+    return tables.markdown(["method", *header], rows)
+
+
+def title_of(task: str, network: str) -> str:
+    """The title of a task's table."""
+    metric = f"{NAMES[metrics.metric_names(task)[0]]} on {glue.TASKS[task].dev_splits[0]} (%)"
+    return f"{glue.TASKS[task].folder}, {metric}, {network}"
+
+
+def paper_of(task: str, network: str, settings: dict) -> dict[str, float] | None:
+    """The paper's scores on a task by method; None where the paper has none."""
+    # A network with random weights is not the paper's BERT.
+    if task not in PAPER_TASKS or (network == "bert" and settings["bert"] is None):
+        return None
+    column = PAPER_TASKS.index(task)
+    return {method: row[column] for method, row in PAPER[network].items()}
+
+
+def text_of(
+    results: runs.Results, task: str, methods: list[str], network: str, settings: dict
+) -> str:
+    """All tables of a task."""
+    metric_names = metrics.metric_names(task)
+    paper = paper_of(task, network, settings)
+    table = tables.method_table(results, methods, paper, NAMES[metric_names[0]], task=task)
+    lines = [f"{title_of(task, network)}.\n{tables.READING}", "", table, ""]
+    if len(glue.TASKS[task].dev_splits) * len(metric_names) > 1:
+        lines += ["All metrics (%), means over the seeds:", ""]
+        lines += [all_scores(results, task, methods), ""]
+    lines += tables.detection_lines(results, methods, task=task)
+    return "\n".join(lines)
 
 
 def main(argv):
-    comparison.check_command(argv)
-    logging.set_verbosity(logging.INFO)
-    tasks = comparison.names("task", TASK.value, list(glue.TASKS))
-    methods = comparison.names("method", METHOD.value, list(METHODS))
+    options.check_command(argv)
+    tasks = options.names("task", TASK.value, list(glue.TASKS))
+    methods = options.names("method", METHOD.value, list(METHODS))
     network = NETWORK.value
     flags_of_all = (EPOCHS, SAMPLES, WRONG_LABELS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE)
     settings = {flag.name: flag.value for flag in (*flags_of_all, *OWN_FLAGS[network])}
@@ -269,43 +299,26 @@ def main(argv):
         settings |= {"epochs": 2, "samples": 64}
     seeds = 1 if SMOKE.value else SEEDS.value
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
-    results = comparison.Results(folder / "results.json", settings)
+    results = runs.Results(folder / "results.json", settings)
     texts = {}
     for task in tasks:
         data = Data(task, DATA_DIR.value, settings, network)
-        runs = [
+        todo = [
             {"task": task, "method": method, "seed": seed}
             for seed in range(seeds)
             for method in methods
         ]
         texts[task] = data.train.texts
-        one = partial(train, data=data, settings=settings)
-        done = comparison.train_all(runs, results, one, "glue")
+        done = runs.train_all(todo, results, partial(train, data=data, settings=settings))
         if not done:
             break
-    lines = []
-    for task in tasks:
-        described = glue.TASKS[task]
-        paper = None
-        # A network from random weights is not the paper's BERT.
-        if task in PAPER_TASKS and (network == "cnn" or settings["bert"] is not None):
-            column = PAPER_TASKS.index(task)
-            paper = {method: row[column] for method, row in PAPER[network].items()}
-        metric = f"{NAMES[described.metrics[0]]} on {described.dev_splits[0]} (%)"
-        title = f"{described.folder}, {metric}, {network}"
-        table = comparison.method_table(results, methods, paper, task=task)
-        lines += [f"{title}:", "", table, ""]
-        if len(described.dev_splits) * len(described.metrics) > 1:
-            lines += [all_scores(results, task, methods), ""]
-        lines += comparison.detection_lines(results, methods, task=task)
-        if task in texts:
-            comparison.write_report(
-                results, title, methods, paper, texts[task], described.classes, task=task
-            )
-    table = "\n".join(lines)
-    results.path.with_name("table.md").write_text(table)
-    print(f"\n{table}\nResults of each run: {results.path}")
-    return 0 if done else comparison.INTERRUPTED
+    for task in texts:
+        title, paper = title_of(task, network), paper_of(task, network, settings)
+        classes = glue.TASKS[task].classes
+        tables.write_report(results, title, methods, paper, texts[task], classes, task=task)
+    text = "\n".join(text_of(results, task, methods, network, settings) for task in tasks)
+    tables.present(results, "table", text, done)
+    return 0 if done else runs.INTERRUPTED
 
 
 if __name__ == "__main__":

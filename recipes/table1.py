@@ -2,9 +2,9 @@
 
     python -m recipes.table1 --data_dir=DIR --seed=0,1,2
 
-Takes the flags of `recipes.cifar100`; `--network` takes some columns alone, as
-`--network=resnet20,resnet56`. Finished runs are kept and not repeated, an interrupted one is
-resumed. The paper's numbers stand beside ours.
+Takes the flags of `recipes.cifar100`; `--network` selects columns, such as
+`--network=resnet20,resnet56`. Finished runs are not repeated, and an interrupted one is resumed.
+The table shows the paper's numbers beside the measured ones.
 """
 
 from absl import app

@@ -1,9 +1,11 @@
-"""Table 3 of Jiang et al. 2020: LSTSD without a teacher, and with one for all, CIFAR-100.
+"""Table 3 of Jiang et al. 2020: LSTSD with fewer teachers, CIFAR-100.
 
     python -m recipes.table3 --data_dir=DIR --seed=0,1,2
 
-Takes the flags of `recipes.cifar100`; `--network` takes some columns alone. Finished runs are kept
-and not repeated, an interrupted one is resumed. The paper's numbers stand beside ours.
+The variants lack the long-term or the short-term teacher, or have one teacher network for all
+samples. Takes the flags of `recipes.cifar100`; `--network` selects columns. Finished runs are not
+repeated, and an interrupted one is resumed. The table shows the paper's numbers beside the
+measured ones.
 """
 
 from absl import app

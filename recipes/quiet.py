@@ -1,0 +1,28 @@
+"""Keeps the start-up messages of TensorFlow and CUDA off the terminal."""
+
+import logging
+import os
+import tempfile
+
+
+def import_keras() -> None:
+    """Imports Keras and its backend; prints their messages only when the import fails.
+
+    The environment variable `TF_CPP_MIN_LOG_LEVEL=0` shows TensorFlow's later messages.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Methods compile a step per model; TensorFlow warns of that as "retracing".
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # The libraries write to the file descriptor itself, before their log level is set.
+    with tempfile.TemporaryFile() as messages:
+        stderr = os.dup(2)
+        os.dup2(messages.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+        except BaseException:
+            messages.seek(0)
+            os.write(stderr, messages.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

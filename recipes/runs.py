@@ -1,0 +1,305 @@
+"""Trains a list of runs one after the other, and stores what they measured.
+
+A run is a dict of strings and numbers, such as `{"task": "rte", "method": "lstsd", "seed": 3}`.
+Its result is written as soon as it is complete, and a run with a result is not repeated. An
+interrupted run resumes after the last epoch that it finished.
+"""
+
+import csv
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lstsd import Distillation, TrainingDynamics, saving
+from keras_lstsd.label_quality import label_confidence, ranked
+from keras_lstsd.schedules import CyclicCosine
+from recipes.machine import environment
+from recipes.methods import Method
+
+# The exit status of a recipe that was stopped by Ctrl-C.
+INTERRUPTED = 130
+# Of LSTSD in all recipes; "Experimental Setup" of Jiang et al. 2020.
+MINI_GENERATION_EPOCHS = 6
+
+
+class Results:
+    """Finished runs in a JSON file: `{"settings": {...}, "runs": [{"run": {...}, ...}]}`.
+
+    Args:
+        path: the file. Runs that it contains are kept.
+        settings: what all runs have in common.
+
+    Raises:
+        SystemExit: when the file has results of other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.settings = settings
+        self.runs = self._stored()
+        # From its first start on, the folder belongs to these settings.
+        self._write()
+
+    def _stored(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        stored = json.loads(self.path.read_text())
+        if stored["settings"] != self.settings:
+            raise SystemExit(
+                f"{self.path} has results of other settings.\nReceived: {self.settings}\n"
+                f"Found:    {stored['settings']}\nExpected: the same settings, or another "
+                "--output_dir."
+            )
+        return stored["runs"]
+
+    def record(self) -> dict:
+        """The content of the file."""
+        return {"settings": self.settings, "runs": self.runs}
+
+    def _write(self) -> None:
+        with saving.replacing(self.path) as part:
+            part.write_text(json.dumps(self.record(), indent=1))
+
+    def has(self, run: dict) -> bool:
+        """Whether the run has a result."""
+        return any(stored["run"] == run for stored in self.runs)
+
+    def add(self, run: dict, outcome: dict) -> None:
+        """Stores the result of a run with its environment, and removes the run's backup."""
+        # Another process may have added runs meanwhile.
+        self.runs = [*self._stored(), {"run": run, **outcome, "environment": environment()}]
+        self._write()
+        shutil.rmtree(self._backup_folder(run), ignore_errors=True)
+
+    def folder(self, run: dict) -> Path:
+        """The folder of a run's own files, such as its history."""
+        return self.path.parent / run_name(run)
+
+    def _backup_folder(self, run: dict) -> Path:
+        return self.path.parent / "backups" / run_name(run)
+
+    def backup(self, run: dict) -> keras.callbacks.Callback:
+        """The callback with which `fit` resumes an interrupted run.
+
+        The backup is kept until the run's result is stored: what follows training may fail, too.
+        """
+        return keras.callbacks.BackupAndRestore(
+            self._backup_folder(run), double_checkpoint=True, delete_checkpoint=False
+        )
+
+    def scores(self, **name: Any) -> dict[int, float]:
+        """The scores, by seed, of the runs that equal `name` apart from their seed."""
+        return {
+            stored["run"]["seed"]: stored["score"]
+            for stored in self.runs
+            if {key: value for key, value in stored["run"].items() if key != "seed"} == name
+        }
+
+
+def run_name(run: dict) -> str:
+    """The name of a run's folder."""
+    return "-".join(str(value) for value in run.values())
+
+
+def description(run: dict) -> str:
+    """A run as progress lines name it, such as `"rte, lstsd, seed 3"`."""
+    words = (value if isinstance(value, str) else f"{key} {value}" for key, value in run.items())
+    return ", ".join(words)
+
+
+def progress(line: str) -> None:
+    """Prints a line of progress, to stderr: stdout has the results only."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def train_all(
+    runs: Sequence[dict], results: Results, train: Callable[[dict, Path, list], dict]
+) -> bool:
+    """Trains the runs that have no result yet.
+
+    Args:
+        runs: all runs.
+        results: where their results are stored.
+        train: `train(run, folder, callbacks)` returns the run's outcome, with its `"score"` in %.
+            With these callbacks `fit` resumes an interrupted run and writes its history.
+
+    Returns:
+        True when all runs have a result, False after Ctrl-C.
+    """
+    left = [run for run in runs if not results.has(run)]
+    if len(left) < len(runs):
+        progress(f"{len(runs) - len(left)} of {len(runs)} runs are finished already.")
+    first_start = time.monotonic()
+    try:
+        for number, run in enumerate(left, start=1):
+            keras.utils.set_random_seed(run["seed"])
+            start = time.monotonic()
+            folder = results.folder(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            # The history is written before the backup, so that it never lacks an epoch.
+            callbacks = [EpochLine(run), History(folder / "history.csv"), results.backup(run)]
+            outcome = train(run, folder, callbacks)
+            seconds = time.monotonic() - start
+            results.add(run, outcome | {"seconds": round(seconds, 1)})
+            minutes = (time.monotonic() - first_start) / number * (len(left) - number) / 60
+            done = len(runs) - len(left) + number
+            progress(
+                f"{done:{len(str(len(runs)))}}/{len(runs)}  {description(run)}: "
+                f"{outcome['score']:.2f} %  ({seconds:.0f} s; about {minutes:.1f} min left)"
+            )
+    except KeyboardInterrupt:
+        progress(f"Stopped. The same command resumes from {results.path.parent}.")
+        return False
+    return True
+
+
+def compiled(
+    model: Distillation,
+    method: Method,
+    optimizer: Callable[[Any], keras.optimizers.Optimizer],
+    learning_rate: float,
+    *,
+    num_samples: int,
+    epochs: int,
+    batch_size: int,
+    decayed: Any = None,
+    **options: Any,
+) -> Distillation:
+    """Compiles a model with the method's learning rate and loss, for one-hot labels.
+
+    Args:
+        model: the model.
+        method: its entry in `METHODS`.
+        optimizer: makes an optimizer for a learning rate.
+        learning_rate: the initial learning rate.
+        num_samples: the number of training samples.
+        epochs: the epochs of the training.
+        batch_size: samples in a step.
+        decayed: a learning-rate schedule for methods without cycles; None keeps `learning_rate`.
+        options: arguments of `compile`.
+
+    Returns:
+        The model.
+    """
+    steps = math.ceil(num_samples / batch_size)
+    rate = learning_rate if decayed is None else decayed
+    if method.cyclic:
+        rate = CyclicCosine(
+            learning_rate, model.mini_generation_epochs * steps, total_steps=epochs * steps
+        )
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=model.from_logits, label_smoothing=method.label_smoothing
+    )
+    model.compile(optimizer(rate), loss, metrics=["accuracy"], **options)
+    return model
+
+
+class History(keras.callbacks.Callback):
+    """Writes the logs of each epoch to a CSV file; a resumed run continues it.
+
+    Keras's `CSVLogger` takes its columns from the first epoch that it sees, which after a restart
+    may have a validation or not. It also writes an epoch twice that was not backed up.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.rows = []
+
+    def on_train_begin(self, logs=None):
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows = [row for row in self.rows if int(row["epoch"]) < epoch]
+        self.rows.append({"epoch": epoch, **logs})
+        columns = dict.fromkeys(column for row in self.rows for column in row)
+        with saving.replacing(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(columns))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @staticmethod
+    def read(path: Path) -> dict[str, list[float]]:
+        """A stored history, as Keras's `History.history`; NaN where an epoch has no value."""
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = [name for name in rows[0] if name != "epoch"]
+        return {name: [float(row[name] or "nan") for row in rows] for name in columns}
+
+
+class Dynamics(TrainingDynamics):
+    """Writes the training dynamics of each sample to the run's folder, for the report."""
+
+    def on_train_end(self, logs=None):
+        self.save(self.path.with_suffix(".csv"))
+
+    @staticmethod
+    def read(path: Path) -> dict[str, np.ndarray]:
+        """The stored columns."""
+        table = np.genfromtxt(path, delimiter=",", names=True)
+        return {name: table[name] for name in table.dtype.names}
+
+
+def dynamics(model: Distillation, y: np.ndarray, folder: Path) -> list[keras.callbacks.Callback]:
+    """The callback that records each sample, for methods with a memory per sample."""
+    return [Dynamics(y, folder / "dynamics.npz")] if model.needs_sample_index else []
+
+
+def detection(
+    model: Distillation, x: Any, labels: np.ndarray, wrong: np.ndarray, folder: Path
+) -> dict[str, dict[str, float]]:
+    """How well a trained model finds wrong labels, by three rankings of the training samples.
+
+    Args:
+        model: the trained model.
+        x: training inputs.
+        labels: the labels of the training, int `[samples]`.
+        wrong: which of them are wrong, bool `[samples]`.
+        folder: the folder of the run, with the file that `dynamics` wrote.
+
+    Returns:
+        ROC AUC and the precision at the number of wrong labels in %, by ranking.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    probabilities = keras.ops.softmax(model.logits_of(model.predict(x, 500, verbose=0)))
+    probabilities = keras.ops.convert_to_numpy(probabilities)
+    confidence = {"loss after training": probabilities[np.arange(len(labels)), labels]}
+    if model.needs_sample_index:
+        confidence["tables"] = label_confidence(model, labels)
+        confidence["all epochs"] = Dynamics.read(folder / "dynamics.csv")["confidence"]
+    return {
+        ranking: {
+            "auc": 100 * float(roc_auc_score(wrong, -values)),
+            "precision": 100 * float(wrong[ranked(values)][: wrong.sum()].mean()),
+        }
+        for ranking, values in confidence.items()
+    }
+
+
+class EpochLine(keras.callbacks.Callback):
+    """Shows the current epoch in one line of a terminal."""
+
+    def __init__(self, run: dict):
+        super().__init__()
+        self.run = description(run)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{self.run}: epoch {epoch + 1}/{self.params['epochs']}")
+            sys.stderr.flush()
+
+    def on_train_end(self, logs=None):
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")

@@ -1,4 +1,4 @@
-"""Students of the papers, as functional Keras models without any tie to this library."""
+"""The networks of the papers, as functional Keras models that need no part of this library."""
 
 from keras_lstsd.backbones.bert import BERT_SIZES, bert
 from keras_lstsd.backbones.cifar_densenet import cifar_densenet

@@ -1,4 +1,4 @@
-"""BERT for classification, as keras-nlp builds it, with weights from wherever they lie."""
+"""BERT for classification, built by KerasHub, with weights from local files or presets."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,30 @@ from typing import Any
 import keras
 import numpy as np
 
-# Layers and width; heads are 64 wide, the inner layer four times as wide as the outer.
+# Number of layers and width. A head has 64 entries; the inner layer has four times the width.
 BERT_SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512)}
 BERT_SIZES["base"] = (12, 768)
 
-# What a folder's configuration may say beside sizes: keras-nlp's BERT knows nothing else.
-_KNOWN = {
+# Values of a configuration that KerasHub's BERT supports; the first one is the default.
+_SUPPORTED = {
     "hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_eps": (1e-12,),
     "position_embedding_type": ("absolute",),
     "type_vocab_size": (2,),
+}
+
+# Names in Google's checkpoints, by the names of KerasHub's layers.
+_EMBEDDING_NAMES = {"token": "word", "segment": "token_type", "position": "position"}
+_OTHER_NAMES = {"embeddings_layer_norm": "embeddings/LayerNorm", "pooled_dense": "pooler/dense"}
+_BLOCK_NAMES = {
+    "self_attention_layer/query": "attention/self/query",
+    "self_attention_layer/key": "attention/self/key",
+    "self_attention_layer/value": "attention/self/value",
+    "self_attention_layer/attention_output": "attention/output/dense",
+    "self_attention_layer_norm": "attention/output/LayerNorm",
+    "feedforward_intermediate_dense": "intermediate/dense",
+    "feedforward_output_dense": "output/dense",
+    "feedforward_layer_norm": "output/LayerNorm",
 }
 
 
@@ -28,45 +42,48 @@ def bert(
     size: str = "tiny",
     sequence_length: int = 128,
 ) -> keras.Model:
-    """A `keras_hub.models.BertTextClassifier`: token ids -> logits `[batch, num_classes]`.
+    """A BERT classifier, a `keras_hub.models.BertTextClassifier`.
 
-    The student takes a dict of int32 `[batch, length]`: `"token_ids"`, `"segment_ids"` (1 in the
-    second sentence) and `"padding_mask"` (0 for padding), of any length that its positions reach.
-    Its `preprocessor` makes that dict of texts: see `keras_lstsd.data.tokens`. The head is random
-    always; dropout is 0.1. Nothing is downloaded unless `weights` is the name of a preset.
+    The model takes a dict of int32 tensors `[batch, length]`: `"token_ids"`, `"segment_ids"` (1 in
+    the second sentence) and `"padding_mask"` (0 for padding). The length may vary up to the
+    network's number of positions. The model's `preprocessor` makes this dict from texts; see
+    `keras_lstsd.data.tokens`. The classification head always starts from random weights. Dropout
+    is 0.1. Nothing is downloaded unless `weights` names a preset.
 
     Args:
-        num_classes: C.
-        weights: a folder in Hugging Face's layout (config.json, model.safetensors, vocab.txt), a
-            folder as Google publishes them (bert_config.json, bert_model.ckpt, vocab.txt; of
-            whatever size), or a preset of KerasHub. None takes random weights.
-        vocabulary: word pieces in the order of their ids, or a file with one a line. None takes
-            the one that comes with the weights. Where it holds no capital letter, texts are
-            lower-cased and stripped of accents.
-        size: of a random network: `"tiny"` (2 layers, 128 wide), `"mini"`, `"small"`,
-            `"medium"` or `"base"`.
-        sequence_length: tokens a row, to which the preprocessor pads or cuts.
+        num_classes: C, the number of classes.
+        weights: None for random weights; a folder in Hugging Face's layout (config.json,
+            model.safetensors, vocab.txt); a folder in Google's layout (bert_config.json,
+            bert_model.ckpt, vocab.txt; any size); or the name of a KerasHub preset.
+        vocabulary: word pieces in the order of their ids, or a file with one piece per line. None
+            takes the vocabulary that comes with the weights. If it has no capital letter, texts
+            are converted to lower case and accents are removed.
+        size: the size with random weights: `"tiny"` (2 layers of width 128), `"mini"` (4, 256),
+            `"small"` (4, 512), `"medium"` (8, 512) or `"base"` (12, 768).
+        sequence_length: tokens per row. The preprocessor pads or truncates to this length.
+
+    Returns:
+        A `BertTextClassifier`: token ids `[batch, length]` -> logits `[batch, C]`.
 
     Raises:
         ImportError: without keras-nlp.
-        ValueError: for an unknown size, a folder that holds no BERT of this kind, or a
-            vocabulary or a sequence_length that the network is too small for.
+        ValueError: for an unknown size, a folder without a supported BERT, random weights without
+            a vocabulary, and a vocabulary or a sequence length above the network's size.
 
     Example:
         >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"]
         >>> student = keras_lstsd.backbones.bert(2, vocabulary=pieces, sequence_length=16)
 
-    Source: Devlin et al. 2019; the small sizes are those of Turc et al. 2019.
+    Source: Devlin et al. 2019; Turc et al. 2019 for the sizes below base.
 
-    Differences from Hugging Face's implementation: GELU is the approximation by tanh, as in
-    Google's code and keras-nlp.
+    Differences from Hugging Face's implementation: GELU is the tanh approximation, as in Google's
+    code and KerasHub.
     """
     try:
         from keras_hub import models
     except ImportError as error:
         raise ImportError(
-            "BERT comes from keras-nlp, which is not installed. "
-            "Write: pip install 'keras-lstsd[text]'"
+            "`bert` needs keras-nlp, which is not installed. Write: pip install 'keras-lstsd[text]'"
         ) from error
     if weights is None:
         tokenizer = _tokenizer(models, vocabulary)
@@ -91,18 +108,19 @@ def bert(
     ):
         if received > most:
             raise ValueError(
-                f"The network is too small for this {name}. Received: {received}. Expected: at "
-                f"most {most}."
+                f"`{name}` is too large for this network. Received: {received}. Expected: at most "
+                f"{most}."
             )
     preprocessor = models.BertTextClassifierPreprocessor(tokenizer, sequence_length)
     return models.BertTextClassifier(backbone, num_classes, preprocessor)
 
 
 def _tokenizer(models: Any, vocabulary: str | Path | Sequence[str] | None) -> Any:
+    """A WordPiece tokenizer; it ignores case and accents if the vocabulary has no capitals."""
     if vocabulary is None:
         raise ValueError(
-            "Texts are cut into the pieces of a vocabulary. Received: vocabulary=None beside "
-            "random weights. Expected: a list of word pieces, or a file with one a line, such as "
+            "Random weights need a vocabulary. Received: weights=None, vocabulary=None. Expected: "
+            "a list of word pieces, or a file with one piece per line, such as "
             "`vocabulary='vocab.txt'`."
         )
     if isinstance(vocabulary, str | Path):
@@ -113,32 +131,35 @@ def _tokenizer(models: Any, vocabulary: str | Path | Sequence[str] | None) -> An
 
 
 def _random(models: Any, size: str, vocabulary_size: int) -> keras.Model:
+    """A backbone of a named size with random weights."""
     if size not in BERT_SIZES:
         raise ValueError(
-            f"No such size of BERT. Received: {size!r}. Expected: one of {[*BERT_SIZES]}."
+            f"`size` is unknown. Received: size={size!r}. Expected: one of {[*BERT_SIZES]}."
         )
     layers, width = BERT_SIZES[size]
     return models.BertBackbone(vocabulary_size, layers, width // 64, width, 4 * width)
 
 
 def _config(path: Path) -> dict:
+    """The configuration in a folder of weights, checked against what KerasHub supports."""
     if not path.is_file():
         raise ValueError(
-            f"There is no BERT in this folder. Received: {path.parent}. Expected: config.json, "
-            "model.safetensors and vocab.txt, or bert_config.json, bert_model.ckpt.index and "
-            "vocab.txt in it."
+            f"The folder has no BERT weights. Received: {path.parent}. Expected: a folder with "
+            "config.json, model.safetensors and vocab.txt, or with bert_config.json, "
+            "bert_model.ckpt.index and vocab.txt."
         )
     config = json.loads(path.read_text())
-    for key, known in _KNOWN.items():
-        if config.get(key, known[0]) not in known:
+    for key, supported in _SUPPORTED.items():
+        if config.get(key, supported[0]) not in supported:
             raise ValueError(
-                f"{path} is of another kind of BERT. Received: {key}={config[key]!r}. Expected: "
-                f"one of {known}."
+                f"{path} describes an unsupported BERT. Received: {key}={config[key]!r}. Expected: "
+                f"one of {supported}."
             )
     return config
 
 
 def _from_google(models: Any, folder: Path) -> keras.Model:
+    """A backbone with the weights of a TensorFlow checkpoint in Google's layout."""
     import tensorflow as tf
 
     config = _config(folder / "bert_config.json")
@@ -153,10 +174,10 @@ def _from_google(models: Any, folder: Path) -> keras.Model:
     checkpoint = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
     shapes = checkpoint.get_variable_to_shape_map()
     for variable, name in _google_names(backbone):
-        # Google keeps heads side by side in one matrix, Keras on an axis of their own.
+        # Google stores all heads in one matrix; Keras gives the heads a separate axis.
         if int(np.prod(shapes.get(name, ()))) != int(np.prod(variable.shape)):
             raise ValueError(
-                f"The checkpoint in {folder} does not fit its bert_config.json. Received: "
+                f"The checkpoint in {folder} contradicts its bert_config.json. Received: "
                 f"{name} of shape {shapes.get(name)}. Expected: {tuple(variable.shape)}."
             )
         variable.assign(np.reshape(checkpoint.get_tensor(name), variable.shape))
@@ -165,26 +186,15 @@ def _from_google(models: Any, folder: Path) -> keras.Model:
 
 def _google_names(backbone: Any) -> Iterator[tuple[keras.Variable, str]]:
     """All variables of the network with their names in Google's checkpoints."""
-    yield backbone.token_embedding.embeddings, "bert/embeddings/word_embeddings"
-    yield backbone.segment_embedding.embeddings, "bert/embeddings/token_type_embeddings"
-    yield backbone.position_embedding.position_embeddings, "bert/embeddings/position_embeddings"
-    layers = {
-        "embeddings/LayerNorm": backbone.embeddings_layer_norm,
-        "pooler/dense": backbone.pooled_dense,
-    }
-    for number, block in enumerate(backbone.transformer_layers):
-        attention = block._self_attention_layer
-        parts = {
-            "attention/self/query": attention.query_dense,
-            "attention/self/key": attention.key_dense,
-            "attention/self/value": attention.value_dense,
-            "attention/output/dense": attention.output_dense,
-            "attention/output/LayerNorm": block._self_attention_layer_norm,
-            "intermediate/dense": block._feedforward_intermediate_dense,
-            "output/dense": block._feedforward_output_dense,
-            "output/LayerNorm": block._feedforward_layer_norm,
-        }
-        layers |= {f"encoder/layer_{number}/{name}": layer for name, layer in parts.items()}
-    for name, layer in layers.items():
-        for variable in layer.weights:
-            yield variable, f"bert/{name}/{variable.name}"
+    for variable in backbone.weights:
+        # KerasHub's path, such as "transformer_layer_0/self_attention_layer/query/kernel".
+        *layer, name = variable.path.split("/")
+        if layer[0].startswith("transformer_layer_"):
+            number = layer[0].removeprefix("transformer_layer_")
+            block = _BLOCK_NAMES["/".join(layer[1:])]
+            yield variable, f"bert/encoder/layer_{number}/{block}/{name}"
+        elif name == "embeddings":
+            kind = layer[0].removesuffix("_embedding")
+            yield variable, f"bert/embeddings/{_EMBEDDING_NAMES[kind]}_embeddings"
+        else:
+            yield variable, f"bert/{_OTHER_NAMES[layer[0]]}/{name}"

@@ -1,4 +1,4 @@
-"""The densely connected networks for CIFAR of Huang et al. 2017."""
+"""DenseNets for CIFAR, Huang et al. 2017."""
 
 import keras
 
@@ -15,36 +15,38 @@ def cifar_densenet(
     weight_decay: float = 1e-4,
     name: str | None = None,
 ) -> keras.Model:
-    """A DenseNet-BC-100, DenseNet-40, ... for small images: `[batch, h, w, channels]` -> logits.
+    """A DenseNet for small images, such as DenseNet-BC-100 or DenseNet-40.
 
-    A 3x3 convolution, then three dense blocks of n units each, which append k = `growth_rate`
-    channels to their input,
+    The network has a 3x3 convolution and three dense blocks of n units each. Each unit appends
+    k = `growth_rate` channels to its input:
 
         basic:      y = concat(x, conv3x3(relu(bn(x))))
         bottleneck: y = concat(x, conv3x3(relu(bn(conv1x1(relu(bn(x)))))))
 
-    the 1x1 with 4k filters. Between blocks: batch normalization, ReLU, a 1x1 convolution and the
-    mean over 2x2; at the end: batch normalization, ReLU and the mean over positions before one
-    dense layer. DenseNet-BC starts with 2k filters and halves the channels between blocks
-    (compression 0.5); the basic DenseNet starts with 16 and keeps them.
+    The 1x1 convolution has 4k filters. Between blocks there are batch normalization, ReLU, a 1x1
+    convolution and 2x2 average pooling. Batch normalization, ReLU, global average pooling and one
+    dense layer follow the last block. DenseNet-BC starts with 2k filters and halves the channels
+    between blocks (compression 0.5). The basic DenseNet starts with 16 filters and keeps the
+    channels between blocks.
 
     Trainable parameters (10 classes, 100 classes), k = 12: DenseNet-BC-100 769,162, 800,032;
     DenseNet-40 1,019,722, 1,060,132.
 
     Args:
-        depth: 6n + 4 with bottlenecks and 3n + 4 without, the layers with kernels.
-        growth_rate: k.
+        depth: number of layers with kernels: 6n + 4 with bottlenecks, 3n + 4 without.
+        growth_rate: k, the channels that a unit appends.
         bottleneck: True for DenseNet-BC, False for the basic DenseNet.
-        num_classes: C.
+        num_classes: C, the number of classes.
         input_shape: height, width and channels of a normalized image; height and width may be None.
-        weight_decay: factor of the kernels in their gradient.
-        name: of the model, "densenet_bc<depth>" or "densenet<depth>" when None.
+        weight_decay: the L2 factor; each kernel's gradient gets the term `weight_decay * kernel`.
+        name: the name of the model; None: "densenet_bc<depth>" or "densenet<depth>".
 
     Returns:
-        A functional model from images to float32 logits `[batch, C]`.
+        A functional model: images `[batch, h, w, channels]` -> float32 logits `[batch, C]`.
 
     Raises:
-        ValueError: for another depth, no growth rate, or no number of classes.
+        ValueError: for a depth of another form, and for a growth rate or a number of classes that
+            is not a positive integer.
 
     Example:
         >>> student = keras_lstsd.backbones.cifar_densenet(40, bottleneck=False)
@@ -52,8 +54,8 @@ def cifar_densenet(
     Source: Huang et al. 2017, "Densely Connected Convolutional Networks", sections 3 and 4.2, and
     its Torch code.
 
-    Differences from the paper: weight decay acts on kernels alone, Torch's on all parameters. No
-    dropout, which the paper has where images are not augmented.
+    Differences from the paper: weight decay applies to kernels only; in the Torch code it applies
+    to all parameters. There is no dropout, which the paper uses without data augmentation.
     """
     if bottleneck:
         units = blocks_per_stage(depth, 6, 4, "cifar_densenet(100)")

@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR of He et al. 2016."""
+"""ResNets for CIFAR, He et al. 2016."""
 
 import keras
 
@@ -19,39 +19,42 @@ def cifar_resnet(
     weight_decay: float = 1e-4,
     name: str | None = None,
 ) -> keras.Model:
-    """A ResNet-20, 32, 56, 110, ... for small images: `[batch, h, w, channels]` -> logits.
+    """A ResNet for small images, such as ResNet-20, 32, 56 or 110.
 
-    A 3x3 convolution, then stages of 16, 32 and 64 filters with n = (depth - 2) / 6 blocks each,
+    The network has a 3x3 convolution with batch normalization and ReLU, then stages of 16, 32 and
+    64 filters with n = (depth - 2) / 6 blocks each:
 
         y = relu(shortcut(x) + bn(conv3x3(relu(bn(conv3x3(x))))))
 
-    and the mean over positions before one dense layer. The second and third stage start with
-    stride 2; there the shortcut has no parameters (option A): every other row and column of x,
-    with channels of zeros behind its own.
+    Global average pooling and one dense layer follow. The second and the third stage start with
+    stride 2. The shortcut of that block has no parameters (option A): it takes every other row
+    and column of x and appends channels of zeros.
 
     Trainable parameters (10 classes, 100 classes): ResNet-20 269,722, 275,572; ResNet-32 464,154,
     470,004; ResNet-56 853,018, 858,868; ResNet-110 1,727,962, 1,733,812.
 
     Args:
-        depth: 6n + 2, the layers with kernels.
-        num_classes: C.
+        depth: number of layers with kernels, 6n + 2.
+        num_classes: C, the number of classes.
         input_shape: height, width and channels of a normalized image; height and width may be None.
-        weight_decay: factor of the kernels in their gradient.
-        name: of the model, "resnet<depth>" when None.
+        weight_decay: the L2 factor; each kernel's gradient gets the term `weight_decay * kernel`.
+        name: the name of the model; None: "resnet<depth>".
 
     Returns:
-        A functional model from images to float32 logits `[batch, C]`.
+        A functional model: images `[batch, h, w, channels]` -> float32 logits `[batch, C]`.
 
     Raises:
-        ValueError: for a depth that is not 6n + 2, or no number of classes.
+        ValueError: for a depth that is not 6n + 2, and for a number of classes that is not a
+            positive integer.
 
     Example:
         >>> student = keras_lstsd.backbones.cifar_resnet(20)
 
-    Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2;
-    initial weights as in its Torch code, fb.resnet.torch.
+    Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2.
+    Initial weights: its Torch code, fb.resnet.torch.
 
-    Differences from the paper: weight decay acts on kernels alone, Torch's on all parameters.
+    Differences from the paper: weight decay applies to kernels only; in the Torch code it applies
+    to all parameters.
     """
     blocks = blocks_per_stage(depth, 6, 2, "cifar_resnet(20)")
     images = keras.Input(input_shape, name="images")
@@ -71,8 +74,8 @@ def _block(x, filters, stride, weight_decay, name):
 
 
 def _shortcut(x, filters, stride, name):
-    """Option A, of stock layers, so that a saved network loads wherever Keras is."""
+    """The shortcut of option A, made of Keras layers: saved networks load without this library."""
     pool = keras.layers.AveragePooling2D(1, stride, "valid", "channels_last", f"{name}_subsample")
-    # To a layer that takes the channels for first, the last two axes are height and width.
+    # With "channels_first", the layer pads the last two axes: here width and channels.
     zeros = ((0, 0), (0, filters - x.shape[-1]))
     return keras.layers.ZeroPadding2D(zeros, "channels_first", name=f"{name}_zeros")(pool(x))

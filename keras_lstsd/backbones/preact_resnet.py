@@ -1,4 +1,4 @@
-"""The residual networks with pre-activation of He et al. 2016b, for small images."""
+"""Pre-activation ResNets for small images, He et al. 2016b."""
 
 from collections.abc import Sequence
 
@@ -16,45 +16,50 @@ def preact_resnet(
     weight_decay: float = 1e-4,
     name: str | None = None,
 ) -> keras.Model:
-    """A PreActResNet-18, 34, 50 or 101 for small images: `[batch, h, w, channels]` -> logits.
+    """A PreActResNet-18, 34, 50 or 101 for small images.
 
-    A 3x3 convolution with 64 filters, then four stages of `residual_unit`s for 64, 128, 256 and
-    512 filters, the last three with stride 2 in their first unit, a last batch normalization with
-    ReLU, and the mean over positions before one dense layer. Units have two 3x3 convolutions at 18
-    and 34 layers; above that a 1x1, a 3x3 (which has the stride) and a 1x1 with four times the
-    filters.
+    The network has a 3x3 convolution with 64 filters, then four stages of `residual_unit`s with
+    64, 128, 256 and 512 filters. The first unit of the last three stages has stride 2. A last
+    batch normalization with ReLU, global average pooling and one dense layer follow. With 18 and
+    34 layers, a unit has two 3x3 convolutions:
+
+        y = x + conv3x3(relu(bn(conv3x3(relu(bn(x))))))
+
+    With 50 and 101 layers, it has a 1x1, a 3x3 (with the stride) and a 1x1 convolution. The last
+    one has four times the filters.
 
     Trainable parameters (10 classes, 100 classes): 18 layers 11,172,170, 11,218,340; 34 layers
     21,280,330, 21,326,500; 50 layers 23,513,162, 23,697,572; 101 layers 42,505,290, 42,689,700.
 
     Args:
-        depth: 18, 34, 50 or 101.
-        num_classes: C.
+        depth: number of layers with kernels, without projections: 18, 34, 50 or 101.
+        num_classes: C, the number of classes.
         input_shape: height, width and channels of a normalized image; height and width may be None.
-        weight_decay: factor of the kernels in their gradient.
-        name: of the model, "preact_resnet<depth>" when None.
+        weight_decay: the L2 factor; each kernel's gradient gets the term `weight_decay * kernel`.
+        name: the name of the model; None: "preact_resnet<depth>".
 
     Returns:
-        A functional model from images to float32 logits `[batch, C]`.
+        A functional model: images `[batch, h, w, channels]` -> float32 logits `[batch, C]`.
 
     Raises:
-        ValueError: for another depth, or no number of classes.
+        ValueError: for another depth, and for a number of classes that is not a positive integer.
 
     Example:
         >>> student = keras_lstsd.backbones.preact_resnet(18)
 
-    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks"; the stages are the
-    CIFAR adaptation that github.com/kuangliu/pytorch-cifar made common.
+    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks". The stages are those of
+    the CIFAR version in github.com/kuangliu/pytorch-cifar.
 
-    Differences from the paper: its CIFAR networks have three stages of 64, 128 and 256 filters and
-    the stride in the first 1x1. Its text splits the two paths of the very first unit after the
-    activation; here, as in its code and in the adaptation, that holds for units with a projection.
-    The adaptation leaves out the last batch normalization with ReLU (18 layers have 1,024
-    parameters less then). Weight decay acts on kernels alone, Torch's on all parameters.
+    Differences from the paper: the paper's CIFAR networks have three stages of 64, 128 and 256
+    filters, and the stride in the first 1x1 convolution. In its text, only the first unit of the
+    network applies its first activation to both paths. Here, as in its code and in the CIFAR
+    version, all units with a projection do. The CIFAR version has no last batch normalization
+    with ReLU (1,024 parameters fewer at 18 layers). Weight decay applies to kernels only; in the
+    Torch code it applies to all parameters.
     """
     if depth not in BLOCKS:
         raise ValueError(
-            "`depth` counts the layers of a network with known stages. "
+            "`depth` must be one of the defined numbers of layers. "
             f"Received: depth={depth!r}. Expected: one of {sorted(BLOCKS)}, as in "
             "`preact_resnet(18)`."
         )
@@ -77,16 +82,30 @@ def residual_unit(
     name: str,
     dropout: float = 0.0,
 ) -> keras.KerasTensor:
-    """x, or its projection, plus convolutions of which each follows on normalization and ReLU.
+    """A residual unit with pre-activation: batch normalization and ReLU before each convolution.
 
-    Where the number of channels changes, a 1x1 convolution of the first activation stands for x.
+    With `a = relu(bn(x))` and the residual path
+    `F(x) = conv_n(relu(bn(... conv_1(a))))`, the output is `x + F(x)`. Where the number of channels
+    changes, it is `conv1x1(a) + F(x)`.
 
     Args:
         x: `[batch, h, w, channels]`.
-        convolutions: (filters, size, stride) of each.
-        weight_decay: factor of the kernels in their gradient.
-        name: what the names of its layers begin with.
-        dropout: rate before the last convolution.
+        convolutions: `(filters, size, stride)` of each convolution.
+        weight_decay: the L2 factor; each kernel's gradient gets the term `weight_decay * kernel`.
+        name: the prefix of the layers' names.
+        dropout: dropout rate before the last convolution.
+
+    Returns:
+        `[batch, ceil(h / s), ceil(w / s), filters]` with the filters of the last convolution and
+        s, the largest stride; at most one convolution may have a stride above 1.
+
+    Example:
+        >>> images = keras.Input((32, 32, 3))
+        >>> convolutions = [(16, 3, 2), (16, 3, 1)]
+        >>> keras_lstsd.backbones.preact_resnet.residual_unit(images, convolutions, 1e-4, "unit1")
+        # [batch, 16, 16, 16]
+
+    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 1 (b).
     """
     filters = convolutions[-1][0]
     y = batch_norm_relu(x, f"{name}_conv1")

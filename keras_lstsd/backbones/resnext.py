@@ -1,4 +1,4 @@
-"""The residual networks with aggregated transformations for CIFAR of Xie et al. 2017."""
+"""ResNeXts for CIFAR (residual networks with aggregated transformations), Xie et al. 2017."""
 
 import keras
 
@@ -22,34 +22,36 @@ def resnext(
     weight_decay: float = 5e-4,
     name: str | None = None,
 ) -> keras.Model:
-    """A ResNeXt-29, 8x64d and its like: `[batch, h, w, channels]` -> logits.
+    """A ResNeXt for small images, such as ResNeXt-29, 8x64d.
 
-    A 3x3 convolution with 64 filters, then stages s = 0, 1, 2 of n = (depth - 2) / 9 blocks each,
+    The network has a 3x3 convolution with 64 filters, batch normalization and ReLU, then stages
+    s = 0, 1, 2 of n = (depth - 2) / 9 blocks each:
 
         y = relu(shortcut(x) + bn(conv1x1(relu(bn(grouped3x3(relu(bn(conv1x1(x)))))))))
 
-    with 2^s * `base_width` filters in each of `cardinality` groups and 2^s * 256 filters at the
-    end, and the mean over positions before one dense layer. The second and third stage start with
-    stride 2, in the grouped convolution. The first block of a stage projects its shortcut by a 1x1
-    convolution with batch normalization (option B).
+    Each of the `cardinality` groups has 2^s * `base_width` filters; the last convolution of a
+    block has 2^s * 256 filters. Global average pooling and one dense layer follow. The second and
+    the third stage start with stride 2 in the grouped convolution. The shortcut of a stage's first
+    block is a 1x1 convolution with batch normalization (option B).
 
     Trainable parameters (10 classes, 100 classes): ResNeXt-29, 8x64d 34,426,698, 34,518,948.
 
     Args:
-        depth: 9n + 2, the layers with kernels.
-        cardinality: groups of the 3x3 convolutions.
-        base_width: filters of a group in the first stage.
-        num_classes: C.
+        depth: number of layers with kernels, without projections: 9n + 2.
+        cardinality: number of groups of the 3x3 convolutions.
+        base_width: number of filters of a group in the first stage.
+        num_classes: C, the number of classes.
         input_shape: height, width and channels of a normalized image; height and width may be None.
-        weight_decay: factor of the kernels in their gradient. The paper's; DUPS trains with 1e-4.
-        name: of the model, "resnext<depth>_<cardinality>x<base_width>d" when None.
+        weight_decay: the L2 factor; each kernel's gradient gets the term `weight_decay * kernel`.
+            The default is the paper's; DUPS trains with 1e-4.
+        name: the name of the model; None: "resnext<depth>_<cardinality>x<base_width>d".
 
     Returns:
-        A functional model from images to float32 logits `[batch, C]`.
+        A functional model: images `[batch, h, w, channels]` -> float32 logits `[batch, C]`.
 
     Raises:
-        ValueError: for a depth that is not 9n + 2, no cardinality or width, or no number of
-            classes.
+        ValueError: for a depth that is not 9n + 2, and for a cardinality, a width or a number of
+            classes that is not a positive integer.
 
     Example:
         >>> student = keras_lstsd.backbones.resnext(depth=29, cardinality=4, base_width=8)
@@ -57,7 +59,8 @@ def resnext(
     Source: Xie et al. 2017, "Aggregated Residual Transformations for Deep Neural Networks", section
     5.3 and its Torch code.
 
-    Differences from the paper: weight decay acts on kernels alone, Torch's on all parameters.
+    Differences from the paper: weight decay applies to kernels only; in the Torch code it applies
+    to all parameters.
     """
     blocks = blocks_per_stage(depth, 9, 2, "resnext(29)")
     groups, base = count("cardinality", cardinality), count("base_width", base_width)

@@ -1,4 +1,4 @@
-"""The convolutional sentence classifier of Kim 2014."""
+"""The convolutional sentence classifier, Kim 2014."""
 
 from collections.abc import Sequence
 
@@ -15,28 +15,35 @@ def text_cnn(
     dropout: float = 0.5,
     name: str = "text_cnn",
 ) -> keras.Model:
-    """A CNN for sentences, from random weights: int ids `[batch, length]` -> logits.
+    """A convolutional network for sentences, with random initial weights.
 
-    Embedding, one convolution per width with ReLU, the maximum over time, dropout, one dense
-    layer.
+    With the word vectors `e_1 ... e_L` of a sentence and the filters `W_k, b_k` of each width k:
+
+        m_k = max_i relu(W_k [e_i; ...; e_{i+k-1}] + b_k)
+        logits = V dropout([m_3; m_4; m_5]) + c
 
     Args:
-        vocabulary_size: number of word ids, padding and the like included.
-        num_classes: C.
-        length: words a row, or None for any. Rows need at least the greatest width.
+        vocabulary_size: number of word ids, including those of padding and unknown words.
+        num_classes: C, the number of classes.
+        length: L, the words per row, or None for any number. A row needs at least as many words
+            as the largest width.
         embedding_dim: size of a word vector.
-        filters: filters of each width.
-        widths: words that a filter spans.
-        dropout: rate on the penultimate layer.
+        filters: number of filters of each width.
+        widths: numbers of words that the filters span.
+        dropout: dropout rate before the last layer.
+        name: the name of the model.
+
+    Returns:
+        A functional model: int32 word ids `[batch, L]` -> logits `[batch, C]`.
 
     Example:
         >>> student = keras_lstsd.backbones.text_cnn(vocabulary_size=10_000, num_classes=2)
 
-    Source: Kim 2014, "CNN-rand".
+    Source: Kim 2014, "Convolutional Neural Networks for Sentence Classification", model CNN-rand.
 
-    Differences from the paper: no norm constraint on the last layer.
+    Differences from the paper: there is no norm constraint on the last layer.
     """
-    # Kim's +-0.25 at 300 entries; fewer entries keep the length that a word vector has there.
+    # Kim's bound is 0.25 for 300 entries; other sizes keep the expected norm of a word vector.
     bound = 0.25 * (300 / embedding_dim) ** 0.5
     ids = keras.Input((length,), dtype="int32", name="word_ids")
     words = keras.layers.Embedding(

@@ -1,4 +1,4 @@
-"""The wide residual networks of Zagoruyko and Komodakis 2016."""
+"""Wide ResNets for CIFAR, Zagoruyko and Komodakis 2016."""
 
 import keras
 
@@ -22,36 +22,43 @@ def wide_resnet(
     weight_decay: float = 5e-4,
     name: str | None = None,
 ) -> keras.Model:
-    """A WRN-28-10 and its like: `[batch, h, w, channels]` -> logits.
+    """A wide ResNet for small images, such as WRN-28-10.
 
-    A 3x3 convolution with 16 filters, then stages of 16k, 32k and 64k filters, k = `width`, with
-    n = (depth - 4) / 6 pre-activated units of two 3x3 convolutions each, a last batch normalization
-    with ReLU, and the mean over positions before one dense layer. The second and third stage start
-    with stride 2. A unit that changes the channels projects its shortcut by a 1x1 convolution.
+    The network has a 3x3 convolution with 16 filters, then stages of 16k, 32k and 64k filters
+    with k = `width` and n = (depth - 4) / 6 pre-activation units each:
+
+        y = shortcut(x) + conv3x3(dropout(relu(bn(conv3x3(relu(bn(x)))))))
+
+    A last batch normalization with ReLU, global average pooling and one dense layer follow. The
+    second and the third stage start with stride 2. In a unit that changes the channels, the
+    shortcut is a 1x1 convolution of `relu(bn(x))`.
 
     Trainable parameters (10 classes, 100 classes): WRN-28-10 36,479,194, 36,536,884.
 
     Args:
-        depth: 6n + 4, all convolutions where each stage has a projection.
-        width: k, the factor on the filters.
-        dropout: rate between the two convolutions of a unit (the paper's 0.3).
-        num_classes: C.
+        depth: number of convolutions, 6n + 4, including one projection per stage.
+        width: k, the factor of the filters.
+        dropout: dropout rate between the two convolutions of a unit (0.3 in the paper).
+        num_classes: C, the number of classes.
         input_shape: height, width and channels of a normalized image; height and width may be None.
-        weight_decay: factor of the kernels in their gradient. The paper's; DUPS trains with 1e-4.
-        name: of the model, "wide_resnet<depth>_<width>" when None.
+        weight_decay: the L2 factor; each kernel's gradient gets the term `weight_decay * kernel`.
+            The default is the paper's; DUPS trains with 1e-4.
+        name: the name of the model; None: "wide_resnet<depth>_<width>".
 
     Returns:
-        A functional model from images to float32 logits `[batch, C]`.
+        A functional model: images `[batch, h, w, channels]` -> float32 logits `[batch, C]`.
 
     Raises:
-        ValueError: for a depth that is not 6n + 4, no width, or no number of classes.
+        ValueError: for a depth that is not 6n + 4, and for a width or a number of classes that is
+            not a positive integer.
 
     Example:
         >>> student = keras_lstsd.backbones.wide_resnet(depth=16, width=4)
 
     Source: Zagoruyko and Komodakis 2016, "Wide Residual Networks", table 1 and its Torch code.
 
-    Differences from the paper: weight decay acts on kernels alone, Torch's on all parameters.
+    Differences from the paper: weight decay applies to kernels only; in the Torch code it applies
+    to all parameters.
     """
     blocks = blocks_per_stage(depth, 6, 4, "wide_resnet(28)")
     images = keras.Input(input_shape, name="images")

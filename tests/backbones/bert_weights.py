@@ -1,4 +1,4 @@
-"""Random BERT weights in Google's names, the two layouts of files, and BERT in NumPy."""
+"""Random BERT weights with Google's names, writers of both file layouts, and BERT in NumPy."""
 
 import json
 
@@ -33,7 +33,7 @@ CONFIG = {
 
 
 def random_weights(seed=0):
-    """By the names of Google's checkpoints; matrices are [in, out]."""
+    """Weights by their names in Google's checkpoints; matrices are `[in, out]`."""
     draw = np.random.default_rng(seed)
     shapes = {
         "embeddings/word_embeddings": (len(PIECES), WIDTH),
@@ -64,6 +64,7 @@ def random_weights(seed=0):
 
 
 def write_google(folder, weights, config=CONFIG):
+    """Writes a folder in Google's layout."""
     import tensorflow as tf
 
     folder.mkdir()
@@ -71,7 +72,7 @@ def write_google(folder, weights, config=CONFIG):
     (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
     tf.raw_ops.SaveV2(
         prefix=str(folder / "bert_model.ckpt"),
-        # With what pre-training leaves beside the network.
+        # Published checkpoints also have variables of the pre-training head.
         tensor_names=[*(f"bert/{name}" for name in weights), "cls/predictions/output_bias"],
         shape_and_slices=[""] * (len(weights) + 1),
         tensors=[*weights.values(), np.zeros(len(PIECES), "float32")],
@@ -80,6 +81,7 @@ def write_google(folder, weights, config=CONFIG):
 
 
 def write_hugging_face(folder, weights, config=CONFIG, norm=("gamma", "beta"), prefix="bert."):
+    """Writes a folder in Hugging Face's layout; names vary with `norm` and `prefix`."""
     from safetensors.numpy import save_file
 
     tensors = {}
@@ -99,7 +101,7 @@ def write_hugging_face(folder, weights, config=CONFIG, norm=("gamma", "beta"), p
 
 
 def forward(weights, token_ids, segment_ids, padding_mask):
-    """Sequence and pooled outputs, in float64, as Devlin et al. 2019 and Google's code say."""
+    """Sequence and pooled outputs in float64, after Devlin et al. 2019 and Google's code."""
 
     def dense(x, name):
         return x @ weights[f"{name}/kernel"].astype("float64") + weights[f"{name}/bias"]

@@ -1,12 +1,12 @@
-"""The layers of the image networks in NumPy, at inference, with the weights of a Keras network."""
+"""The layers of the image networks in NumPy, in inference mode, with a Keras network's weights."""
 
 import numpy as np
 
 
 class Forward:
-    """Calls layers of `network` by name, after giving its normalizations statistics of their own.
+    """Computes layers of `network` by name, after its normalizations get random statistics.
 
-    Random scales, offsets, means and variances: any that is swapped or left out shows.
+    With random scales, offsets, means and variances, swapped or missing layers change the result.
     """
 
     def __init__(self, network, seed=0):
@@ -20,7 +20,7 @@ class Forward:
                 layer.set_weights([scale, offset, mean, variance])
 
     def conv(self, x, name, stride=1, groups=1):
-        """Pads on all sides alike, and sums over the positions of the kernel."""
+        """A convolution with equal padding on all sides, as a sum over the kernel's positions."""
         (kernel,) = self.network.get_layer(name).get_weights()
         size, _, channels, filters = kernel.shape
         pad = size // 2
@@ -51,7 +51,7 @@ class Forward:
         return x.mean((1, 2)) @ kernel + bias
 
     def check(self, images, expected):
-        """The network computes `expected`."""
+        """Asserts that the network computes `expected`."""
         computed = self.network.predict(images, verbose=0)
         scale = np.abs(expected).max()
         np.testing.assert_allclose(computed / scale, expected / scale, atol=1e-4)

@@ -3,11 +3,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from recipes.methods import METHODS
 
-from keras_lstsd import LSTSD, students
+from keras_lstsd import LSTSD, outputs
 from keras_lstsd.backbones import bert
 from keras_lstsd.data import TokenBatches, tokens
-from keras_lstsd.methods.registry import METHODS
 from tests.backbones.bert_weights import (
     CONFIG,
     PIECES,
@@ -17,6 +17,7 @@ from tests.backbones.bert_weights import (
     write_google,
     write_hugging_face,
 )
+from tests.models import guides, made
 
 pytestmark = pytest.mark.tensorflow
 INPUTS = {
@@ -31,17 +32,17 @@ def loaded(folder):
 
 
 @pytest.mark.parametrize("layout", [{}, {"norm": ("weight", "bias"), "prefix": ""}])
-def test_both_layouts_compute_bert_and_the_same_bits(tmp_path, layout):
+def test_both_weight_layouts_compute_bert_bit_for_bit_equally(tmp_path, layout):
     weights = random_weights()
     google = loaded(write_google(tmp_path / "google", weights))
     hugging_face = loaded(write_hugging_face(tmp_path / "hf", weights, **layout))
     sequence, pooled = forward(weights, **INPUTS)
-    outputs = [student.backbone.predict(INPUTS, verbose=0) for student in (google, hugging_face)]
-    for found in outputs:
+    computed = [student.backbone.predict(INPUTS, verbose=0) for student in (google, hugging_face)]
+    for found in computed:
         np.testing.assert_allclose(found["sequence_output"], sequence, rtol=0, atol=1e-5)
         np.testing.assert_allclose(found["pooled_output"], pooled, rtol=0, atol=1e-5)
-    for name in outputs[0]:
-        np.testing.assert_array_equal(outputs[0][name], outputs[1][name])
+    for name in computed[0]:
+        np.testing.assert_array_equal(computed[0][name], computed[1][name])
     kernel, bias = google.output_dense.get_weights()
     expected = pooled @ kernel + bias
     np.testing.assert_allclose(google(INPUTS), expected, rtol=0, atol=1e-5)
@@ -49,53 +50,55 @@ def test_both_layouts_compute_bert_and_the_same_bits(tmp_path, layout):
         assert student.preprocessor.tokenizer.get_vocabulary() == PIECES
 
 
-def test_a_random_network_has_the_sizes_of_its_name():
+def test_random_network_has_the_number_of_parameters_of_its_size():
     student = bert(2, vocabulary=PIECES, size="tiny", sequence_length=16)
     block = 4 * (128 * 128 + 128) + 128 * 512 + 512 + 512 * 128 + 128 + 4 * 128
     embeddings = (len(PIECES) + 2 + 512) * 128 + 2 * 128
     pooler_and_head = 128 * 128 + 128 + 128 * 2 + 2
     assert student.count_params() == embeddings + 2 * block + pooler_and_head
-    assert (students.num_classes(student), students.ends_in_logits(student)) == (2, True)
+    assert (outputs.units(student), outputs.ends_in_logits(student)) == (2, True)
 
 
-def test_the_case_of_the_vocabulary_decides_on_case_and_accents():
+def test_vocabulary_without_capitals_ignores_case_and_accents():
     text = "Café Cats"
     for pieces, expected in ((PIECES, [11, 6, 7]), ([*PIECES, "Cat"], [1, 12, 7])):
         tokenizer = bert(2, vocabulary=pieces).preprocessor.tokenizer
         np.testing.assert_array_equal(tokenizer(text), expected)
 
 
-def test_a_vocabulary_may_lie_in_a_file_and_beside_weights(tmp_path):
+def test_vocabulary_file_replaces_the_one_of_the_weights(tmp_path):
     folder = write_google(tmp_path / "google", random_weights())
     (folder / "vocab.txt").rename(tmp_path / "pieces.txt")
     student = bert(2, folder, vocabulary=tmp_path / "pieces.txt", sequence_length=POSITIONS)
     assert student.preprocessor.tokenizer.get_vocabulary() == PIECES
 
 
-def test_what_is_no_bert_is_told(tmp_path):
+def test_invalid_weights_vocabulary_and_size_are_rejected(tmp_path):
     weights = random_weights()
     folder = write_google(tmp_path / "google", weights)
-    with pytest.raises(ValueError, match=r"too small for this sequence_length. Received: 128"):
+    with pytest.raises(ValueError, match=r"`sequence_length` is too large.*Received: 128"):
         bert(2, folder)
-    with pytest.raises(ValueError, match=r"too small for this vocabulary. Received: 13"):
+    with pytest.raises(ValueError, match=r"`vocabulary` is too large.*Received: 13"):
         bert(2, folder, vocabulary=[*PIECES, "more"], sequence_length=4)
-    with pytest.raises(ValueError, match="no BERT in this folder.*bert_model.ckpt.index"):
+    with pytest.raises(ValueError, match="folder has no BERT weights.*bert_model.ckpt.index"):
         bert(2, tmp_path)
     with pytest.raises(ValueError, match="Unknown preset identifier"):
         bert(2, tmp_path / "missing")
-    with pytest.raises(ValueError, match="No such size of BERT. Received: 'huge'"):
+    with pytest.raises(ValueError, match="`size` is unknown. Received: size='huge'"):
         bert(2, vocabulary=PIECES, size="huge")
-    with pytest.raises(ValueError, match="vocabulary=None beside random weights"):
+    with pytest.raises(
+        ValueError, match="Random weights need a vocabulary. Received: weights=None"
+    ):
         bert(2)
     other = write_hugging_face(tmp_path / "relu", weights, CONFIG | {"hidden_act": "relu"})
-    with pytest.raises(ValueError, match="another kind of BERT. Received: hidden_act='relu'"):
+    with pytest.raises(ValueError, match="unsupported BERT. Received: hidden_act='relu'"):
         bert(2, other)
     wide = write_google(tmp_path / "wide", weights, CONFIG | {"intermediate_size": 24})
     with pytest.raises(ValueError, match=r"layer_0/intermediate/dense/kernel of shape \[12, 20\]"):
         bert(2, wide, sequence_length=4)
 
 
-def test_a_missing_package_is_told(monkeypatch):
+def test_missing_keras_nlp_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ImportError, match=r"keras-lstsd\[text\]"):
         bert(2, vocabulary=PIECES)
@@ -116,7 +119,7 @@ LABELS = np.array([1, 0, 0, 0, 0, 1, 1, 0] * 3)
 
 
 def small(dropout=0.0):
-    """One layer, eight wide: of all of BERT's parts one."""
+    """A BERT with one layer of width 8, which has every part once."""
     from keras_hub import models
 
     tokenizer = models.BertTokenizer(PIECES, lowercase=True)
@@ -132,8 +135,7 @@ def trained(name, multiple, epochs=4, **options):
     keras.utils.set_random_seed(3)
     student = small()
     x = tokens.encode(student.preprocessor, FIRST, SECOND)
-    method = METHODS[name]
-    model = method.cls(student, len(LABELS), **(method.arguments | method.tiny))
+    model = made(name, student, len(LABELS))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.5), loss, metrics=["accuracy"], **options)
     batches = TokenBatches(x, LABELS, multiple=multiple, batch_size=7)
@@ -141,8 +143,8 @@ def trained(name, multiple, epochs=4, **options):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_neither_padding_nor_compiling_changes_a_number_of_any_method(name):
-    """Batches cut to 8 or 16 tokens, against all 40 run eagerly, for some methods under XLA."""
+def test_padding_and_compiling_do_not_change_any_method(name):
+    """Compares batches cut to 8 or 16 tokens with all 40 tokens, run eagerly or with XLA."""
     xla = name in ("lstsd", "mean_teacher", "dups_plus")
     cut, _, logs = trained(name, multiple=8)
     options = {"jit_compile": True} if xla else {"run_eagerly": True}
@@ -152,17 +154,17 @@ def test_neither_padding_nor_compiling_changes_a_number_of_any_method(name):
     for first, second in zip(cut.get_weights(), padded.get_weights(), strict=True):
         np.testing.assert_allclose(first, second, atol=1e-4)
     if cut.logged:
-        assert (logs["distillation_loss"][-1] > 0) is METHODS[name].guides
+        assert (logs["distillation_loss"][-1] > 0) is guides(name)
 
 
-def test_a_client_sends_what_the_exported_preprocessor_makes(tmp_path):
+def test_exported_preprocessor_makes_the_inputs_of_the_served_model(tmp_path):
     import tensorflow as tf
     from keras_hub import models
 
     model, x, _ = trained("lstsd", multiple=8, epochs=2)
     expected = model.predict(x, verbose=0)
     model.export(tmp_path / "serving", verbose=False)
-    # From here on a client has nothing but the folder.
+    # A client has the exported folder only.
     served = tf.saved_model.load(tmp_path / "serving")
     (signature,) = served.signatures["serving_default"].structured_input_signature[1:]
     assert {name: (spec.dtype, spec.shape.rank) for name, spec in signature.items()} == {
@@ -182,7 +184,7 @@ def test_a_client_sends_what_the_exported_preprocessor_makes(tmp_path):
         served.serve(sent | {"padding_mask": sent["padding_mask"] > 0})
 
 
-def test_the_saved_student_takes_texts_without_this_library(tmp_path):
+def test_saved_student_takes_texts(tmp_path):
     model, x, _ = trained("vanilla", multiple=None, epochs=1)
     model.student.save(tmp_path / "student.keras")
     student = keras.saving.load_model(tmp_path / "student.keras")
@@ -190,11 +192,12 @@ def test_the_saved_student_takes_texts_without_this_library(tmp_path):
     expected = model.predict(x, verbose=0)
     np.testing.assert_allclose(student.predict(pair, verbose=0), expected, atol=1e-6)
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras").student.preprocessor
-    np.testing.assert_array_equal(tokens.encode(again, FIRST, SECOND)["token_ids"], x["token_ids"])
+    preprocessor = keras.saving.load_model(tmp_path / "model.keras").student.preprocessor
+    encoded = tokens.encode(preprocessor, FIRST, SECOND)
+    np.testing.assert_array_equal(encoded["token_ids"], x["token_ids"])
 
 
-def test_any_classifier_of_keras_hub_can_be_the_student(tmp_path):
+def test_other_keras_hub_classifiers_can_be_students(tmp_path):
     import tensorflow as tf
     from keras_hub import models
 

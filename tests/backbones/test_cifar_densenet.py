@@ -6,8 +6,8 @@ from tests.backbones.forward import Forward, trainable
 
 
 @pytest.mark.parametrize("bottleneck", [True, pytest.param(False, marks=pytest.mark.tensorflow)])
-def test_the_network_computes_the_papers_formula(bottleneck):
-    # One unit a block with bottlenecks, two without.
+def test_network_equals_the_papers_formula(bottleneck):
+    # Each block has one unit with bottlenecks and two without.
     network = cifar_densenet(10, 4, bottleneck, num_classes=5, input_shape=(8, 12, 3))
     images = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
     forward = Forward(network)
@@ -27,12 +27,12 @@ def test_the_network_computes_the_papers_formula(bottleneck):
     forward.check(images, forward.logits(forward.bn_relu(x, "last")))
 
 
-@pytest.mark.tensorflow  # Counts are the same on any backend.
+@pytest.mark.tensorflow  # The numbers do not depend on the backend.
 @pytest.mark.parametrize(
     ("depth", "bottleneck", "of_10", "of_100"),
     [(100, True, 769_162, 800_032), (40, False, 1_019_722, 1_060_132)],
 )
-def test_parameters(depth, bottleneck, of_10, of_100):
+def test_number_of_parameters_equals_the_documented_one(depth, bottleneck, of_10, of_100):
     k = 12
     channels = 2 * k if bottleneck else 16
     body = 9 * 3 * channels
@@ -52,7 +52,7 @@ def test_parameters(depth, bottleneck, of_10, of_100):
     assert trainable(cifar_densenet(depth, bottleneck=bottleneck)) == of_100
 
 
-def test_refusals():
+def test_invalid_depth_and_growth_rate_are_rejected():
     with pytest.raises(ValueError, match=r"depth=20\. Expected: 6n \+ 4 .*cifar_densenet\(100\)"):
         cifar_densenet(20)
     with pytest.raises(ValueError, match=r"depth=41\. Expected: 3n \+ 4 .*bottleneck=False"):

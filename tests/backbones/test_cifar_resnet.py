@@ -8,7 +8,7 @@ from tests.backbones.forward import Forward, trainable
 IMAGES = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
 
 
-def test_the_network_computes_the_papers_formula():
+def test_network_equals_the_papers_formula():
     network = cifar_resnet(8, num_classes=5, input_shape=(8, 12, 3))
     forward = Forward(network)
     x = forward.bn_relu(forward.conv(IMAGES, "stem"), "stem")
@@ -24,7 +24,7 @@ def test_the_network_computes_the_papers_formula():
     forward.check(IMAGES, forward.logits(x))
 
 
-def test_the_shortcut_is_option_a():
+def test_shortcut_subsamples_and_appends_zeros():
     network = cifar_resnet(8, input_shape=(8, 12, 3))
     names = "stage1_block1_relu", "stage2_block1_shortcut_zeros"
     parts = keras.Model(network.input, [network.get_layer(name).output for name in names])
@@ -34,7 +34,7 @@ def test_the_shortcut_is_option_a():
     np.testing.assert_array_equal(after[..., 16:], 0)
 
 
-@pytest.mark.tensorflow  # Counts are the same on any backend.
+@pytest.mark.tensorflow  # The numbers do not depend on the backend.
 @pytest.mark.parametrize(
     ("depth", "of_10", "of_100"),
     [
@@ -44,7 +44,7 @@ def test_the_shortcut_is_option_a():
         (110, 1_727_962, 1_733_812),
     ],
 )
-def test_parameters(depth, of_10, of_100):
+def test_number_of_parameters_equals_the_documented_one(depth, of_10, of_100):
     n = (depth - 2) // 6
     kernels = 9 * (3 * 16 + 2 * n * 16**2)
     for channels in (16, 32):
@@ -55,12 +55,12 @@ def test_parameters(depth, of_10, of_100):
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21, 20.5, "20"])
-def test_other_depths_are_refused(depth):
+def test_other_depths_are_rejected(depth):
     with pytest.raises(ValueError, match="Received: depth="):
         cifar_resnet(depth)
 
 
-def test_the_refusal_names_a_line_to_write():
+def test_error_ends_with_a_valid_call():
     with pytest.raises(
         ValueError, match=r"Received: depth=18. Expected: 6n \+ 2.*cifar_resnet\(20"
     ):

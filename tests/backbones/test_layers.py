@@ -1,4 +1,4 @@
-"""What all image networks have in common."""
+"""Properties that all image networks share."""
 
 from functools import partial
 
@@ -9,19 +9,19 @@ import pytest
 from keras_lstsd.backbones import cifar_densenet, cifar_resnet, resnext, wide_resnet
 from keras_lstsd.backbones.layers import convolution, logits
 
-# One block a stage; the units of `preact_resnet` are those of `wide_resnet`. The tests of the
-# single files have the same sizes: JAX compiles the first weights of each shape for a second.
+# One block per stage. `preact_resnet` has the units of `wide_resnet`. The tests of each network use
+# the same sizes, because JAX takes a second to compile the initializers of each shape.
 NETWORKS = [
     pytest.param(partial(cifar_resnet, 8, num_classes=5), id="resnet"),
     pytest.param(partial(cifar_densenet, 10, 4, num_classes=5), id="densenet"),
     pytest.param(partial(wide_resnet, 10, 2, num_classes=5), id="wide"),
-    # Large even at its smallest: on JAX test_resnext.py alone compiles it.
+    # Even the smallest one is large: on JAX, only test_resnext.py compiles it.
     pytest.param(
         partial(resnext, 11, 2, 4, num_classes=5), id="resnext", marks=pytest.mark.tensorflow
     ),
 ]
 every_network = pytest.mark.parametrize("make", NETWORKS)
-# What is seen without computing is the same on any backend.
+# Tests that compute nothing do not depend on the backend.
 structure = pytest.mark.tensorflow
 
 
@@ -35,7 +35,7 @@ def policy():
 
 @structure
 @every_network
-def test_kernels_alone_decay_and_normalizations_are_torchs(make):
+def test_weight_decay_and_normalization_follow_torch(make):
     network = make(weight_decay=0.02)
     decayed = [v for v in network.trainable_variables if v.regularizer is not None]
     assert {v.name for v in network.trainable_variables} == {"kernel", "gamma", "beta", "bias"}
@@ -53,20 +53,20 @@ def test_kernels_alone_decay_and_normalizations_are_torchs(make):
 
 @structure
 @every_network
-def test_other_images_and_classes(make):
+def test_image_size_channels_classes_and_name_are_free(make):
     for input_shape in ((28, 28, 1), (64, 64, 3)):
         network = make(num_classes=7, input_shape=input_shape, name="mine")
         assert (network.name, network.output.shape) == ("mine", (None, 7))
 
 
 @every_network
-def test_a_step_in_mixed_precision_moves_every_weight(make, policy):
+def test_mixed_precision_step_updates_every_weight(make, policy):
     policy("mixed_bfloat16")
     normalization = keras.layers.Normalization(mean=[0.5, 0.5, 0.5], variance=[0.1, 0.1, 0.1])
     student = make(input_shape=(None, None, 3))
     network = keras.Sequential([keras.Input((8, 8, 3)), normalization, student])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # XLA for one of them; "auto" leaves it out where TensorFlow has no more than a CPU.
+    # One network uses XLA; "auto" does not use it for TensorFlow on a CPU.
     jit_compile = student.name == "resnet8" or "auto"
     network.compile(keras.optimizers.SGD(0.1), loss, jit_compile=jit_compile)
     images = np.random.default_rng(0).uniform(size=(8, 8, 8, 3)).astype("float32")
@@ -79,7 +79,7 @@ def test_a_step_in_mixed_precision_moves_every_weight(make, policy):
         assert np.any(variable.numpy() != old), variable.path
 
 
-def test_first_weights_are_those_of_the_torch_code():
+def test_initial_weights_follow_the_torch_code():
     images = keras.Input((8, 8, 64))
     output = logits(convolution(images, 128, 3, "conv", 0.0, stride=2), 100, 0.0)
     network = keras.Model(images, output)
@@ -94,7 +94,7 @@ def test_first_weights_are_those_of_the_torch_code():
     np.testing.assert_array_equal(bias, 0)
 
 
-def test_float16_stays_close_to_float32(policy):
+def test_float16_logits_are_close_to_float32(policy):
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
     full = cifar_resnet(8, 5)
     policy("mixed_float16")
@@ -107,7 +107,7 @@ def test_float16_stays_close_to_float32(policy):
 
 @structure
 @every_network
-def test_the_image_format_of_the_machine_plays_no_part(make):
+def test_image_data_format_of_keras_has_no_effect(make):
     def shapes():
         return [layer.output.shape for layer in make(input_shape=(32, 24, 3)).layers]
 
@@ -119,7 +119,7 @@ def test_the_image_format_of_the_machine_plays_no_part(make):
         keras.config.set_image_data_format("channels_last")
 
 
-def test_a_saved_network_loads_without_this_library(tmp_path):
+def test_saved_network_has_only_keras_layers(tmp_path):
     network = cifar_resnet(8, 5)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     expected = network.predict(images, verbose=0)

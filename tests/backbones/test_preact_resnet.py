@@ -8,7 +8,7 @@ from tests.backbones.forward import Forward, trainable
 
 
 def unit(forward, x, name, strides):
-    """He et al.'s unit: each convolution follows on its normalization and ReLU."""
+    """He et al.'s unit: normalization and ReLU come before each convolution."""
     y = activated = forward.bn_relu(x, f"{name}_conv1")
     for number, stride in enumerate(strides, 1):
         if number > 1:
@@ -19,8 +19,8 @@ def unit(forward, x, name, strides):
     return x + y
 
 
-@pytest.mark.tensorflow  # test_wide_resnet.py runs the same units through fewer layers.
-def test_the_network_of_18_layers_computes_the_papers_formula():
+@pytest.mark.tensorflow  # test_wide_resnet.py covers the same units with fewer layers.
+def test_network_with_18_layers_equals_the_papers_formula():
     network = preact_resnet(18, num_classes=5, input_shape=(8, 12, 3))
     images = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
     forward = Forward(network)
@@ -32,7 +32,7 @@ def test_the_network_of_18_layers_computes_the_papers_formula():
     forward.check(images, forward.logits(forward.bn_relu(x, "last")))
 
 
-def test_bottleneck_units():
+def test_bottleneck_units_equal_the_papers_formula():
     inputs = keras.Input((6, 6, 8))
     x = residual_unit(inputs, [(4, 1, 1), (4, 3, 2), (16, 1, 1)], 0.0, "first")
     x = residual_unit(x, [(4, 1, 1), (4, 3, 1), (16, 1, 1)], 0.0, "second")
@@ -45,7 +45,7 @@ def test_bottleneck_units():
     forward.check(features, expected)
 
 
-@pytest.mark.tensorflow  # Counts are the same on any backend.
+@pytest.mark.tensorflow  # The numbers do not depend on the backend.
 @pytest.mark.parametrize(
     ("depth", "blocks", "of_10", "of_100"),
     [
@@ -55,7 +55,7 @@ def test_bottleneck_units():
         (101, (3, 4, 23, 3), 42_505_290, 42_689_700),
     ],
 )
-def test_parameters(depth, blocks, of_10, of_100):
+def test_number_of_parameters_equals_the_documented_one(depth, blocks, of_10, of_100):
     body, channels = 9 * 3 * 64, 64
     for filters, count in zip((64, 128, 256, 512), blocks, strict=True):
         out = filters if depth < 50 else 4 * filters
@@ -72,6 +72,6 @@ def test_parameters(depth, blocks, of_10, of_100):
 
 
 @pytest.mark.parametrize("depth", [20, "18"])
-def test_other_depths_are_refused(depth):
+def test_other_depths_are_rejected(depth):
     with pytest.raises(ValueError, match=r"Received: depth=.*18, 34, 50, 101.*preact_resnet\(18\)"):
         preact_resnet(depth)

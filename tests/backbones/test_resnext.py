@@ -5,7 +5,7 @@ from keras_lstsd.backbones import resnext
 from tests.backbones.forward import Forward, trainable
 
 
-def test_the_network_computes_the_papers_formula():
+def test_network_equals_the_papers_formula():
     network = resnext(11, 2, 4, num_classes=5, input_shape=(8, 12, 3))
     images = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
     forward = Forward(network)
@@ -21,8 +21,8 @@ def test_the_network_computes_the_papers_formula():
     forward.check(images, forward.logits(x))
 
 
-@pytest.mark.tensorflow  # Counts are the same on any backend.
-def test_parameters():
+@pytest.mark.tensorflow  # The numbers do not depend on the backend.
+def test_number_of_parameters_equals_the_documented_one():
     body, channels = 9 * 3 * 64 + 2 * 64, 64
     for out in (256, 512, 1024):
         group = out // 4  # 64, 128 and 256 filters in each of 8 groups
@@ -36,7 +36,7 @@ def test_parameters():
     assert trainable(resnext()) == body + (channels + 1) * 100 == 34_518_948
 
 
-def test_refusals():
+def test_invalid_depth_cardinality_and_width_are_rejected():
     with pytest.raises(ValueError, match=r"depth=30\. Expected: 9n \+ 2 .*resnext\(29\)"):
         resnext(30)
     with pytest.raises(ValueError, match="Received: cardinality=0"):

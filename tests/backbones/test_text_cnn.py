@@ -3,7 +3,7 @@ import numpy as np
 from keras_lstsd.backbones import text_cnn
 
 
-def test_the_network_computes_kims_formula():
+def test_network_equals_kims_formula():
     network = text_cnn(20, 3, length=6, embedding_dim=4, filters=2, widths=(2, 3))
     ids = np.array([[3, 7, 7, 19, 0, 0], [1, 2, 3, 4, 5, 6]])
     words = network.get_layer("words").get_weights()[0][ids]
@@ -18,8 +18,10 @@ def test_the_network_computes_kims_formula():
     np.testing.assert_allclose(network.predict(ids, verbose=0), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_parameters_and_any_length():
-    network = text_cnn(100, 2)
+def test_number_of_parameters_equals_the_formula():
     convolutions = sum(width * 300 * 100 + 100 for width in (3, 4, 5))
-    assert network.count_params() == 100 * 300 + convolutions + 300 * 2 + 2
-    assert network.predict(np.ones((1, 9)), verbose=0).shape == (1, 2)
+    assert text_cnn(100, 2).count_params() == 100 * 300 + convolutions + 300 * 2 + 2
+
+
+def test_rows_may_have_any_length():
+    assert text_cnn(100, 2).predict(np.ones((1, 9)), verbose=0).shape == (1, 2)

@@ -6,7 +6,7 @@ from tests.backbones.forward import Forward, trainable
 from tests.backbones.test_preact_resnet import unit
 
 
-def test_the_network_computes_the_papers_formula():
+def test_network_equals_the_papers_formula():
     network = wide_resnet(10, 2, dropout=0.3, num_classes=5, input_shape=(8, 12, 3))
     images = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
     forward = Forward(network)
@@ -17,7 +17,7 @@ def test_the_network_computes_the_papers_formula():
     forward.check(images, forward.logits(forward.bn_relu(x, "last")))
 
 
-def test_dropout_stands_before_the_second_convolution():
+def test_dropout_precedes_the_second_convolution():
     network = wide_resnet(10, 2, dropout=0.3, num_classes=5)
     for stage in (1, 2, 3):
         dropout = network.get_layer(f"stage{stage}_block1_dropout")
@@ -26,12 +26,12 @@ def test_dropout_stands_before_the_second_convolution():
         assert dropout.output is network.get_layer(f"stage{stage}_block1_conv2").input
 
 
-@pytest.mark.tensorflow  # Counts are the same on any backend.
+@pytest.mark.tensorflow  # The numbers do not depend on the backend.
 @pytest.mark.parametrize(
     ("depth", "width", "of_10", "of_100"),
     [(16, 4, 2_748_890, 2_772_020), (28, 10, 36_479_194, 36_536_884)],
 )
-def test_parameters(depth, width, of_10, of_100):
+def test_number_of_parameters_equals_the_documented_one(depth, width, of_10, of_100):
     n = (depth - 4) // 6
     body, channels = 9 * 3 * 16, 16
     for filters in (16 * width, 32 * width, 64 * width):
@@ -43,7 +43,7 @@ def test_parameters(depth, width, of_10, of_100):
     assert trainable(wide_resnet(depth, width)) == of_100
 
 
-def test_refusals():
+def test_invalid_depth_and_width_are_rejected():
     with pytest.raises(ValueError, match=r"depth=20\. Expected: 6n \+ 4 .*wide_resnet\(28\)"):
         wide_resnet(20)
     with pytest.raises(ValueError, match="Received: width=0"):

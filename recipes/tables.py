@@ -115,28 +115,37 @@ def heading(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str, record: Mapping[str, Any], done: bool = True) -> None:
-    """Writes a table with its heading; with `--publish` also to `recipes/results`.
+def write(path: Path, text: str, record: Mapping[str, Any]) -> str:
+    """Writes tables after their heading.
 
     Args:
-        path: the file of the table.
-        text: the table or tables.
+        path: the Markdown file.
+        text: the tables.
         record: settings and runs, as in `results.json`.
-        done: whether all runs have a result; otherwise nothing is published.
+
+    Returns:
+        The content of the file.
     """
     page = f"{heading(record)}\n{text.rstrip()}\n"
     with saving.replacing(path) as part:
         part.write_text(page)
-    if PUBLISH.value is None:
+    return page
+
+
+def publish(page: str, record: Mapping[str, Any], done: bool = True) -> None:
+    """With `--publish`, copies a page and the record of its runs to `recipes/results`.
+
+    Args:
+        page: what `write` returned.
+        record: settings and runs; absolute paths in the settings are cut to their last part.
+        done: whether all runs have a result; otherwise nothing is published.
+    """
+    name = PUBLISH.value
+    if name is None:
         return
     if not done:
-        print(f"Not published as {PUBLISH.value}: some runs have no result.")
+        print(f"Not published as {name}: some runs have no result.")
         return
-    publish(PUBLISH.value, page, record)
-
-
-def publish(name: str, page: str, record: Mapping[str, Any]) -> None:
-    """Copies a page and the record of its runs to `recipes/results`; cuts absolute paths."""
     settings = {
         key: short(value) if isinstance(value, str) else value
         for key, value in record["settings"].items()
@@ -147,12 +156,14 @@ def publish(name: str, page: str, record: Mapping[str, Any]) -> None:
     for ending, content in contents.items():
         with saving.replacing(PUBLISHED / f"{name}{ending}") as part:
             part.write_text(content)
-    print(f"Published: {PUBLISHED.name}/{name}.md and {name}.json in {PUBLISHED.parent.name}.")
+    print(f"Published: {name}.md and {name}.json in recipes/{PUBLISHED.name}")
 
 
 def present(results: Results, name: str, text: str, done: bool) -> None:
-    """Writes the tables to `NAME.md` beside the results, and prints them."""
-    write(results.path.with_name(f"{name}.md"), text, results.record(), done)
+    """Writes the tables to `NAME.md` beside the results, publishes and prints them."""
+    record = results.record()
+    page = write(results.path.with_name(f"{name}.md"), text, record)
+    publish(page, record, done)
     print(f"\nResults of each run: {results.path}\n\n{text.rstrip()}")
 
 

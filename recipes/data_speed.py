@@ -1,0 +1,90 @@
+"""Speed of the image pipeline and of tokenizing, for the benchmark."""
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lstsd import Distillation
+from keras_lstsd.backbones import bert
+from keras_lstsd.data import CropAndFlip, SampleBatches, TokenBatches, tokens
+from recipes.timing import Rows, in_turn, median_and_range, rate, ratios
+from recipes.workloads import generated_pairs
+
+BATCH_SIZE = 128
+
+
+def per_sample_map(images: np.ndarray, labels: np.ndarray) -> Iterable:
+    """The pipeline of tutorials."""
+    import tensorflow as tf
+
+    def augment(image, label):
+        image = tf.image.resize_with_crop_or_pad(image, 40, 40)
+        image = tf.image.random_crop(image, (32, 32, 3))
+        return tf.image.random_flip_left_right(image), label
+
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images))
+    data = data.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+
+
+def pipeline(samples: int, rounds: int) -> Rows:
+    """Images/s of augmented batches of CIFAR-100's shape, by the way they are made."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (samples, 32, 32, 3), np.uint8)
+    labels = draw.integers(0, 100, samples)
+    batches = SampleBatches(images, labels, batch_size=BATCH_SIZE, augment=CropAndFlip(4))
+    on_device = SampleBatches(images, labels, batch_size=BATCH_SIZE, on_device=True)
+    per_sample, vectorized, numbers = (
+        per_sample_map(images, labels),
+        batches.tf_dataset(),
+        on_device.tf_dataset(),
+    )
+    sources = {
+        "per-sample tf.data map": lambda: per_sample,
+        "SampleBatches, tf.data": lambda: vectorized,
+        "SampleBatches, NumPy": lambda: (batches[number] for number in range(len(batches))),
+        "SampleBatches on_device, tf.data (indices only)": lambda: numbers,
+    }
+    figures = in_turn({name: partial(rate, data) for name, data in sources.items()}, rounds)
+    first = next(iter(figures.values()))
+    yield ["pipeline", "images/s, median", "range", "ratio"]
+    for name, values in figures.items():
+        yield [name, *median_and_range(values), ratios(values, first)], {"images/s": values}
+
+
+def text(count: int, rounds: int) -> Rows:
+    """Pairs of texts/s of training a small BERT, of tokenizing, and of making batches."""
+    first, second, pieces = generated_pairs(count)
+    student = bert(2, vocabulary=pieces)
+    encode = partial(tokens.encode, student.preprocessor, first, second)
+    x, y = encode(), keras.utils.to_categorical(np.arange(count) % 2)
+    cut, padded = (TokenBatches(x, y, multiple=multiple, batch_size=64) for multiple in (16, None))
+    model = Distillation(student)
+    model.compile(keras.optimizers.Adam(5e-5), keras.losses.CategoricalCrossentropy(True))
+
+    def pairs_per_second(work: Callable, *arguments: Any, **keywords: Any) -> float:
+        start = time.perf_counter()
+        work(*arguments, **keywords)
+        return count / (time.perf_counter() - start)
+
+    figures = in_turn(
+        {
+            "training, batches cut": partial(pairs_per_second, model.fit, cut, verbose=0),
+            "training, batches padded": partial(pairs_per_second, model.fit, padded, verbose=0),
+            "tokenizing": partial(pairs_per_second, encode),
+            "batches cut, alone": partial(rate, cut.tf_dataset),
+            "batches padded, alone": partial(rate, padded.tf_dataset),
+        },
+        rounds,
+    )
+    trained = figures["training, batches cut"]
+    yield ["what", "pairs/s, median", "range", "ratio to training", "padding"]
+    for name, values in figures.items():
+        batches = padded if "padded" in name else cut
+        padding = "" if name == "tokenizing" else f"{100 * batches.padding_share():.0f} %"
+        cells = [name, *median_and_range(values), ratios(values, trained), padding]
+        yield cells, {"pairs/s": values}

@@ -100,9 +100,9 @@ def residual_unit(
         s, the largest stride; at most one convolution may have a stride above 1.
 
     Example:
+        >>> from keras_lstsd.backbones.preact_resnet import residual_unit
         >>> images = keras.Input((32, 32, 3))
-        >>> convolutions = [(16, 3, 2), (16, 3, 1)]
-        >>> keras_lstsd.backbones.preact_resnet.residual_unit(images, convolutions, 1e-4, "unit1")
+        >>> residual_unit(images, [(16, 3, 2), (16, 3, 1)], 1e-4, "unit1")
         # [batch, 16, 16, 16]
 
     Source: He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 1 (b).

@@ -87,8 +87,10 @@ class DUPS(Distillation):
         """Classes of the samples, int32 `[batch]`; their shares `[batch, classes]` in mixtures."""
         return classes_of(step.y, self.num_classes) if step.mixing is None else step.y
 
-    def guidance(self, step: Step) -> Guidance:
+    def guidance(self, step: Step) -> Guidance | None:
         """teacher_weight KL[q_c || p_T], beside student_weight times the compiled loss."""
+        if self.teacher_weight == 0 and self.student_weight == 1:
+            return None
         labels = self.labels(step)
         # Rows are softened already.
         teacher, known = self.class_table.read(labels)
@@ -99,7 +101,9 @@ class DUPS(Distillation):
         logs = {"teacher_coverage": covered}
         return Guidance(self.teacher_weight * loss, task_weight, logs, memory=labels)
 
-    def record(self, step: Step, guidance: Guidance) -> None:
+    def record(self, step: Step, guidance: Guidance | None) -> None:
+        if guidance is None:
+            return
         softened = ops.exp(log_softmax(step.logits, self.temperature))
         self.class_table.collect(guidance.memory, softened)
 

@@ -93,8 +93,10 @@ class MeanTeacher(Distillation):
         self.rampup_steps = rampup_steps
         self.average = Snapshot(name="average")
 
-    def guidance(self, step: Step) -> Guidance:
+    def guidance(self, step: Step) -> Guidance | None:
         """weight ramp KL[p || q], q of the averaged network."""
+        if self.weight == 0:
+            return None
         teacher, known = self.average.predict(step), self.average.known
         if self.divergence == "kl":
             values = kl_divergence(step.logits, teacher, self.temperature, self.kl)

@@ -76,8 +76,10 @@ class SnapshotDistillation(Distillation):
         self.temperature = temperature
         self.snapshot = Snapshot(name="snapshot")
 
-    def guidance(self, step: Step) -> Guidance:
+    def guidance(self, step: Step) -> Guidance | None:
         """teacher_weight KL[softmax(z_teacher / T) || p], beside student_weight times compiled."""
+        if self.teacher_weight == 0 and self.student_weight == 1:
+            return None
         known = self.snapshot.known
         teacher = self.snapshot.predict(step)
         loss = self.teacher_weight * kl_divergence(

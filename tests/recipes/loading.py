@@ -1,15 +1,17 @@
-"""Recipes beside each other in one process, where each has flags of the same names."""
+"""Loads several recipes in one process, although they define flags with the same names."""
 
 import importlib
 from types import ModuleType
 
 from absl import flags
 
+from recipes import options
+
 
 def load(name: str) -> ModuleType:
-    """A recipe's module; the flags of those loaded before it make room."""
+    """The module of a recipe, after the flags of other recipes were removed."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith("recipes."):
+        if module.startswith("recipes.") and module != options.__name__:
             for flag in list(defined):
                 if flag.name in flags.FLAGS:
                     delattr(flags.FLAGS, flag.name)

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 from keras_lstsd.data import cifar100
-from keras_lstsd.methods.registry import METHODS
-from recipes import comparison
+from recipes import runs
+from recipes.methods import METHODS
 from tests.recipes.loading import load
 
 recipe = load("cifar100")
 
 
-def test_the_student_normalizes_raw_images():
+def test_the_student_normalizes_images():
     student = recipe.student("resnet8")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     core = next(layer for layer in student.layers if isinstance(layer, keras.Model))
@@ -30,17 +30,16 @@ def test_the_student_normalizes_raw_images():
         ({"method": "dups"}, 160, 16),
     ],
 )
-def test_mini_generations_are_as_long_as_in_the_papers(run, epochs, length):
+def test_mini_generations_have_the_papers_length(run, epochs, length):
     settings = recipe.method_settings(run, epochs)
-    model = METHODS[run["method"]].cls(
-        keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]), 5, **settings
-    )
+    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model = METHODS[run["method"]].wrap(student, 5, **settings)
     assert model.mini_generation_epochs == length
     assert getattr(model, "temperature", 2.0) in (2.0, 6.0)
 
 
-def test_the_papers_numbers_stand_beside_ours(tmp_path):
-    results = comparison.Results(tmp_path / "results.json", {})
+def test_tables_show_the_papers_numbers(tmp_path):
+    results = runs.Results(tmp_path / "results.json", {})
     results.add({"network": "resnet56", "method": "lstsd", "seed": 0}, {"score": 70.0})
     text = recipe.network_tables(["resnet56", "resnet8"], ["lstsd"])(results)
     assert "73.17" in text

@@ -1,8 +1,9 @@
-"""Each recipe as a person starts it, in its smallest form."""
+"""Each recipe in a process of its own, in its smallest form."""
 
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from keras_lstsd.methods.registry import METHODS
+from recipes.methods import METHODS
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.tensorflow
@@ -22,10 +23,34 @@ def recipe(name, *flags):
     return [sys.executable, "-m", f"recipes.{name}", *map(str, flags)]
 
 
+# Messages of TensorFlow, CUDA, absl and Python that are neither progress nor results.
+NOISE = re.compile(
+    r"^[IWEF]\d{4} |^\d{4}-\d\d-\d\d |WARNING|Warning|InitializeLog|oneDNN|cuda|retracing|XLA",
+    re.MULTILINE,
+)
+
+
 def start(*command):
-    result = subprocess.run(recipe(*command), cwd=ROOT, capture_output=True, text=True)
+    """Runs a recipe, which must print progress and results only."""
+    environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        recipe(*command), cwd=ROOT, capture_output=True, text=True, env=environment
+    )
     assert result.returncode == 0, result.stderr
+    assert not NOISE.search(result.stderr), result.stderr
+    assert not NOISE.search(result.stdout), result.stdout
     return result
+
+
+def test_noise_is_recognized():
+    for line in (
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1795738968.480423    5457 cudart_stub.cc:31] Could not find cuda drivers",
+        "2026-11-27 00:00:00.1: I tensorflow/core/util/port.cc:153] oneDNN custom operations on",
+        "W1127 00:30:44.837085 139774117325696 module.py:218] text",
+    ):
+        assert NOISE.search(f"1/4  vanilla, seed 0: 84.50 %\n{line}\n")
+    assert not NOISE.search("1/4  vanilla, seed 0: 84.50 %  (3 s; about 0.2 min left)\n")
 
 
 def runs_in(folder):
@@ -47,18 +72,32 @@ def glue_folder(tmp_path):
 
 def test_digits(tmp_path):
     result = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
-    assert "paired difference to vanilla" in result.stdout
-    assert "min left" in result.stderr
-    assert [kept["run"]["method"] for kept in runs_in(tmp_path / "digits-smoke")] == [
+    first, *progress = result.stderr.splitlines()
+    assert "900 digits, 40 % of them with a wrong label" in first
+    assert len(progress) == 4
+    assert all(re.fullmatch(r"\d/4  \w+, seed \d: [\d.]+ %  .*min left\)", it) for it in progress)
+    *_, header, _, vanilla, lstsd = result.stdout.splitlines()
+    assert "difference to vanilla" in header
+    assert vanilla.startswith("| vanilla ")
+    assert lstsd.startswith("| lstsd ")
+    assert "`vanilla` is plain training" in result.stdout
+    # With the default 10 runs the demo fits on a screen of 40 lines.
+    assert len(result.stdout.splitlines()) + 1 + 10 <= 36
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert [stored["run"]["method"] for stored in runs_in(tmp_path / "digits-smoke")] == [
         "vanilla",
         "lstsd",
     ] * 2
     again = start("digits", "--smoke", "--report", f"--output_dir={tmp_path}/digits")
-    assert "4 of 4 runs are done already" in again.stderr
+    assert "4 of 4 runs are finished already" in again.stderr
     page = (tmp_path / "digits-smoke/report.html").read_text()
     assert "Digits, 40% wrong labels" in page
     assert 'alt="Loss over the epochs"' in page
     assert page.count("teachers: <b>") == page.count("data:image/png") == 24
+    table = (tmp_path / "digits-smoke/table.md").read_text()
+    assert table.startswith(
+        "```bash\npython -m recipes.digits --smoke --report --output_dir=digits\n"
+    )
 
 
 def test_glue(tmp_path, glue_folder):
@@ -69,13 +108,13 @@ def test_glue(tmp_path, glue_folder):
     assert "<b>not_entailment</b>" in page
     assert "RTE, accuracy on dev" in result.stdout
     assert "57.40" in (tmp_path / "out-smoke/table.md").read_text()
-    for kept in runs_in(tmp_path / "out-smoke"):
-        assert kept["run"]["task"] == "rte"
-        assert kept["scores"] == {"dev": {"accuracy": kept["score"]}}
+    for stored in runs_in(tmp_path / "out-smoke"):
+        assert stored["run"]["task"] == "rte"
+        assert stored["scores"] == {"dev": {"accuracy": stored["score"]}}
 
 
 def student_in(folder):
-    """Weights of an exported student, bit for bit; Keras writes them in no certain order."""
+    """Weights of an exported student, as bytes; Keras writes them in any order."""
     from tensorflow.train import load_checkpoint
 
     checkpoint = load_checkpoint(str(folder / "serving/variables/variables"))
@@ -91,14 +130,14 @@ ALL_KILLS = list(itertools.product(METHODS, ("nojit_compile", "jit_compile")))
     ("method", "xla"),
     ALL_KILLS if os.environ.get("KERAS_LSTSD_KILLS") else [("lstsd", "nojit_compile")],
 )
-def test_glue_with_bert_goes_on_after_a_kill_with_the_same_bits(tmp_path, glue_folder, method, xla):
-    """And writes what it was asked for: predictions for GLUE's server, students for serving."""
+def test_glue_with_bert_resumes_after_a_kill_with_the_same_bits(tmp_path, glue_folder, method, xla):
+    """It also writes predictions for GLUE's server and students for serving."""
     flags = ("--network=bert", "--sequence_length=32", "--submit", "--export", f"--{xla}")
     flags += (f"--data_dir={glue_folder}", f"--method={method}", "--seeds=1", "--epochs=9")
-    through, resumed = tmp_path / "through", tmp_path / "resumed"
-    result = start("glue", *flags, f"--output_dir={through}")
-    assert "80 texts tokenised" in result.stderr
-    assert "of the positions in training hold padding" in result.stderr
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    result = start("glue", *flags, f"--output_dir={whole}")
+    assert "80 texts tokenized" in result.stderr
+    assert "of the positions in training are padding" in result.stderr
     killed = subprocess.Popen(
         recipe("glue", *flags, f"--output_dir={resumed}"), cwd=ROOT, stderr=subprocess.DEVNULL
     )
@@ -111,26 +150,26 @@ def test_glue_with_bert_goes_on_after_a_kill_with_the_same_bits(tmp_path, glue_f
     assert runs_in(resumed) == []
     assert (backup / "latest.weights.h5").exists()
     start("glue", *flags, f"--output_dir={resumed}")
-    assert student_in(resumed / f"rte-{method}-0") == student_in(through / f"rte-{method}-0")
-    lines = (through / f"rte-{method}-0/RTE.tsv").read_text().splitlines()
+    assert student_in(resumed / f"rte-{method}-0") == student_in(whole / f"rte-{method}-0")
+    lines = (whole / f"rte-{method}-0/RTE.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction"
     assert len(lines) == 81
 
 
-def test_nonsense_is_told(tmp_path):
+def test_invalid_flags_and_missing_files_are_reported(tmp_path):
     for command, message in (
         (("digits", "--method=magic"), "No such method"),
-        (("digits", "vanilla"), "Expected: flags alone"),
-        (("glue", f"--data_dir={tmp_path}"), "GLUE's file is missing"),
+        (("digits", "vanilla"), "Only flags are accepted"),
+        (("glue", f"--data_dir={tmp_path}"), "A file of GLUE is missing"),
     ):
         result = subprocess.run(recipe(*command), cwd=ROOT, capture_output=True, text=True)
         assert result.returncode != 0
         assert message in result.stderr
 
 
-def test_ctrl_c_keeps_what_was_finished(tmp_path):
+def test_ctrl_c_keeps_finished_runs(tmp_path):
     command = recipe("digits", "--epochs=2", "--seeds=500", f"--output_dir={tmp_path}")
-    # A shell's background jobs, and what they start, ignore SIGINT.
+    # Background jobs of a shell ignore SIGINT, and so do their children.
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -154,10 +193,10 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
     assert 1 <= len(runs_in(tmp_path)) < 1000
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_score(tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_same_score(tmp_path):
     flags = ("digits", "--method=lstsd", "--seeds=1", "--epochs=40")
-    through, resumed = tmp_path / "through", tmp_path / "resumed"
-    start(*flags, f"--output_dir={through}")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    start(*flags, f"--output_dir={whole}")
     process = subprocess.Popen(
         recipe(*flags, f"--output_dir={resumed}"), cwd=ROOT, stderr=subprocess.DEVNULL
     )
@@ -169,12 +208,12 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_score(tmp_path):
     process.wait()
     assert runs_in(resumed) == []
     start(*flags, f"--output_dir={resumed}")
-    assert runs_in(resumed)[0]["score"] == runs_in(through)[0]["score"]
-    kept = [folder / "lstsd-0/dynamics.csv" for folder in (resumed, through)]
-    assert kept[0].read_text() == kept[1].read_text()
+    assert runs_in(resumed)[0]["score"] == runs_in(whole)[0]["score"]
+    stored = [folder / "lstsd-0/dynamics.csv" for folder in (resumed, whole)]
+    assert stored[0].read_text() == stored[1].read_text()
 
 
-def test_cifar100_and_what_is_made_of_it(tmp_path):
+def test_cifar100_table3_and_figure2(tmp_path):
     flags = ("--smoke", "--mixed_precision", f"--output_dir={tmp_path}/out")
     result = start("table3", "--method=lstsd", "--device_data", "--jit_compile", "--report", *flags)
     assert "CIFAR-100, test accuracy (%), resnet8" in result.stdout
@@ -185,4 +224,4 @@ def test_cifar100_and_what_is_made_of_it(tmp_path):
     assert len((folder / "resnet8-lstsd-0/history.csv").read_text().splitlines()) == 3
     result = start("figure2", "--lengths=1", *flags)
     assert "| epochs | resnet8 |" in result.stdout
-    assert [kept["run"].get("mini_generation_epochs") for kept in runs_in(folder)] == [None, 1]
+    assert [it["run"].get("mini_generation_epochs") for it in runs_in(folder)] == [None, 1]

@@ -1,7 +1,7 @@
 """Trainings in processes of their own that are killed with SIGKILL and started again.
 
-A `Kill` says where a process ends: at a batch, at an edge, or at a line of Python within what the
-backup does (of its own writing, of restoring, or of the clearing up at the end).
+A `Kill` says where a process ends: at a batch, at an epoch boundary, or at a line of Python in the
+work of the backup (its writing, its restoring, or its removal at the end).
 """
 
 import json
@@ -17,21 +17,21 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_lstsd import checkpoints
+from keras_lstsd import saving
 from keras_lstsd.data import CropAndFlip, SampleBatches
-from keras_lstsd.methods.registry import METHODS
+from tests.models import made
 
 SAMPLES, CLASSES, BATCH, EPOCHS = 26, 3, 8, 5
 BATCHES = -(-SAMPLES // BATCH)
 PLACES = ("batch", "epoch_begin", "epoch_end", "backup", "restore", "clearing", "moment")
-prepare = checkpoints.prepare
+prepare = saving.prepare
 
 
 class Kill(NamedTuple):
     place: str
     epoch: int
     part: float
-    """In [0, 1): which batch, or how far through the lines of the backup's work."""
+    """In [0, 1): which batch, or which of the lines of the backup's work."""
 
 
 def random_kill(draw: np.random.Generator) -> Kill:
@@ -43,7 +43,7 @@ def die() -> None:
 
 
 class Killer(keras.callbacks.Callback):
-    """Ends the process at a batch or at an edge."""
+    """Ends the process at a batch or at an epoch boundary."""
 
     def __init__(self, kill: Kill):
         super().__init__()
@@ -67,7 +67,7 @@ class Killer(keras.callbacks.Callback):
 
 
 class Backup(keras.callbacks.BackupAndRestore):
-    """Keras's callback; while it works, lines of Python are counted, and one may be the last."""
+    """Keras's callback; counts the lines of Python that it runs, one of which may be the last."""
 
     def __init__(self, folder: Path, kill: Kill | None, lines: dict[str, int]):
         super().__init__(folder / "backup", double_checkpoint=True)
@@ -81,7 +81,7 @@ class Backup(keras.callbacks.BackupAndRestore):
         self.watched("clearing", EPOCHS, super().on_train_end)
 
     def prepare(self, *arguments):
-        self.watched("restore", EPOCHS, prepare, *arguments)
+        return self.watched("restore", EPOCHS, prepare, *arguments)
 
     def watched(self, place, epoch, work, *arguments):
         last = None
@@ -98,7 +98,7 @@ class Backup(keras.callbacks.BackupAndRestore):
 
         sys.settrace(trace)
         try:
-            work(*arguments)
+            return work(*arguments)
         finally:
             sys.settrace(None)
         self.lines[place] = max(count, self.lines.get(place, 0))
@@ -112,14 +112,14 @@ class Journal(keras.callbacks.Callback):
         self.path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        # Whether the schedule has logged its rate already depends on the order of callbacks.
+        # Whether the schedule logged its rate before depends on the order of callbacks.
         values = {name: float(logs[name]) for name in logs if name != "learning_rate"}
         with self.path.open("a") as file:
             file.write(json.dumps({"epoch": epoch, **values}) + "\n")
 
 
 def student() -> keras.Model:
-    """With augmentation, dropout, statistics of batches and a penalty."""
+    """With augmentation, dropout, batch statistics and weight decay."""
     return keras.Sequential(
         [
             keras.Input((4, 4, 1)),
@@ -137,13 +137,12 @@ def student() -> keras.Model:
 def train(
     name: str, jit_compile: bool | str, folder: Path, order: int, kill: Kill | None, lines: dict
 ) -> None:
-    """What a user's script does: the same from nothing and from a backup."""
+    """A user's script: the same for a first start and for a resumed run."""
     keras.utils.set_random_seed(11)
     draw = np.random.default_rng(0)
     x = draw.normal(size=(SAMPLES, 4, 4, 1)).astype("float32")
     y = draw.integers(0, CLASSES, SAMPLES)
-    method = METHODS[name]
-    model = method.cls(student(), SAMPLES, **(method.arguments | method.tiny))
+    model = made(name, student(), SAMPLES)
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         "sparse_categorical_crossentropy",
@@ -151,7 +150,7 @@ def train(
         jit_compile=jit_compile,
     )
     backup = Backup(folder, kill, dict(lines))
-    checkpoints.prepare = backup.prepare
+    saving.prepare = backup.prepare
     callbacks = [
         backup,
         Journal(folder / "journal.jsonl"),
@@ -161,7 +160,7 @@ def train(
         callbacks.append(Killer(kill))
     callbacks = [callbacks[i] for i in np.random.default_rng(order).permutation(len(callbacks))]
     (folder / "began").touch()
-    # Where the images live may change from one start to the next.
+    # The images may be on the host in one start and on the device in the next.
     on_device = bool(order % 2)
     batches = SampleBatches(x, y, batch_size=BATCH, augment=CropAndFlip(pad=1), on_device=on_device)
     model.fit(
@@ -177,7 +176,7 @@ def train(
 
 
 def start(*arguments) -> multiprocessing.Process:
-    """A process that trains. It is forked from one that has imported all and computed nothing."""
+    """A process that trains, forked from one that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=train, args=arguments)
@@ -192,7 +191,7 @@ def finish(*arguments) -> None:
 
 
 def killed(name: str, jit_compile: bool | str, folder: Path, order: int, kill: Kill, lines: dict):
-    """One process, ended as `kill` says. True if it was, False if it came to its end before."""
+    """One process, ended as `kill` says. True if it was killed, False if it finished before."""
     (folder / "began").unlink(missing_ok=True)
     process = start(name, jit_compile, folder, order, kill, lines)
     if kill.place == "moment":
@@ -206,7 +205,7 @@ def killed(name: str, jit_compile: bool | str, folder: Path, order: int, kill: K
 
 
 def journal(folder: Path) -> dict[int, dict]:
-    """Logs by epoch. An epoch that ran twice must have logged the same twice."""
+    """Logs by epoch. An epoch that ran twice must have logged the same values twice."""
     epochs = {}
     for line in (folder / "journal.jsonl").read_text().splitlines():
         logs = json.loads(line)
@@ -214,16 +213,16 @@ def journal(folder: Path) -> dict[int, dict]:
     return epochs
 
 
-def assert_resumed_runs_equal_one_that_went_through(
+def assert_resumed_run_equals_uninterrupted_run(
     name: str, jit_compile: bool | str, kills: int, seed: int, folder: Path
 ) -> int:
-    """Kills a training that many times, lets it end, and compares. Gives the number of kills."""
-    through, resumed = folder / "through", folder / "resumed"
-    through.mkdir()
+    """Kills a training that many times, lets it finish, and compares. Returns the kills."""
+    whole, resumed = folder / "whole", folder / "resumed"
+    whole.mkdir()
     resumed.mkdir()
-    finish(name, jit_compile, through, 0, None, {})
-    # What there is to restore, an uninterrupted run does not see: about as much as it writes.
-    lines = json.loads((through / "lines.json").read_text())
+    finish(name, jit_compile, whole, 0, None, {})
+    # An uninterrupted run restores nothing. Restoring takes about as many lines as writing.
+    lines = json.loads((whole / "lines.json").read_text())
     lines["restore"] = 500
     draw = np.random.default_rng(seed)
     count = 0
@@ -231,8 +230,8 @@ def assert_resumed_runs_equal_one_that_went_through(
         kill = random_kill(draw)
         count += killed(name, jit_compile, resumed, int(draw.integers(100)), kill, lines)
     finish(name, jit_compile, resumed, int(draw.integers(100)), None, {})
-    assert journal(resumed) == journal(through)
-    with np.load(through / "end.npz") as first, np.load(resumed / "end.npz") as second:
+    assert journal(resumed) == journal(whole)
+    with np.load(whole / "end.npz") as first, np.load(resumed / "end.npz") as second:
         assert first.files == second.files
         for variable in first.files:
             np.testing.assert_array_equal(first[variable], second[variable])

@@ -51,7 +51,7 @@ def test_two_replicas_follow_one_device(two_replicas):
             np.testing.assert_allclose(copy.numpy()[:SAMPLES], rows, atol=1e-5)
 
 
-def test_a_last_batch_that_leaves_a_replica_empty_leaves_the_logs_finite(two_replicas):
+def test_logs_stay_finite_where_the_last_batch_leaves_a_replica_empty(two_replicas):
     x, y = np.concatenate([X, X[:1]]), np.concatenate([Y, Y[:1]])
     with two_replicas.scope():
         network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -73,7 +73,7 @@ def test_a_student_that_is_not_built_is_built_in_the_strategys_scope(two_replica
     assert len(made.pending.rows.value.values) == 2
 
 
-def test_bad_indices_of_all_replicas_are_counted(two_replicas):
+def test_out_of_range_indices_of_all_replicas_are_counted(two_replicas):
     import tensorflow as tf
 
     with two_replicas.scope():
@@ -88,7 +88,7 @@ def test_bad_indices_of_all_replicas_are_counted(two_replicas):
 @pytest.mark.parametrize(
     "options", [{"on_device": True}, {"layers": [keras.layers.RandomBrightness(0.0)]}]
 )
-def test_images_that_the_step_augments(two_replicas, options):
+def test_images_augmented_in_the_step_train_as_on_one_device(two_replicas, options):
     images = draw.integers(0, 256, (17, 4, 4, 3), "uint8")
 
     def losses(samples, scope):
@@ -113,5 +113,23 @@ def test_images_that_the_step_augments(two_replicas, options):
     np.testing.assert_allclose(
         losses(16, two_replicas.scope()), losses(16, nullcontext()), rtol=1e-4
     )
-    # The 17th leaves a replica without any sample in the last batch.
+    # The 17th sample leaves a replica without samples in the last batch.
     assert np.isfinite(losses(17, two_replicas.scope())).all()
+
+
+def test_an_index_that_came_to_mean_another_sample_is_found_on_all_replicas(two_replicas):
+    import tensorflow as tf
+
+    with two_replicas.scope():
+        made = model()
+    # Numbered after a shuffle, which is another order in each epoch.
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(SAMPLES, seed=1)
+    data = data.enumerate().map(
+        lambda index, pair: ({"inputs": pair[0], "sample_index": index}, pair[1])
+    )
+    with pytest.raises(ValueError, match="samples in epoch 1 with another class"):
+        made.fit(data.batch(8), epochs=2, verbose=0)
+    copies = made._label_table.rows.value.values
+    assert len(copies) == 2
+    np.testing.assert_array_equal(copies[0].numpy()[:SAMPLES], copies[1].numpy()[:SAMPLES])
+    assert (copies[0].numpy()[:SAMPLES] >= 0).all()

@@ -1,22 +1,21 @@
-"""The suite, as far as it is not about TensorFlow, on Keras's JAX backend without TensorFlow."""
+"""The tests that do not need TensorFlow, on Keras's JAX backend without TensorFlow."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import pytest
 
 pytest.importorskip("jax")
 ROOT = Path(__file__).parent.parent
-# What is worth its time a second time: of the properties of all methods these, of the generated
-# cases those of the small functions.
-CHOSEN = "(not registry or guidance or saving) and not any_batches and not zero_stop"
+# Of the properties of all methods a choice, and of the generated cases those of small functions.
+CHOSEN = "(not test_properties or guidance or sav) and not any_batches and not zero_stop"
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
-def test_the_suite_passes_on_jax_where_tensorflow_cannot_be_imported():
+def test_the_suite_passes_on_jax_without_tensorflow():
     environment = os.environ | {
         "KERAS_BACKEND": "jax",
         "KERAS_LSTSD_WITHOUT_TENSORFLOW": "1",
@@ -35,8 +34,10 @@ def test_the_suite_passes_on_jax_where_tensorflow_cannot_be_imported():
     assert " passed" in result.stdout
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="looks at the run on JAX")
-def test_tensorflow_is_not_there():
+@pytest.mark.skipif(
+    "KERAS_LSTSD_WITHOUT_TENSORFLOW" not in os.environ, reason="is about the run on JAX"
+)
+def test_tensorflow_cannot_be_imported():
     with pytest.raises(ModuleNotFoundError, match="tensorflow"):
         import tensorflow  # noqa: F401
     assert "tensorflow" not in sys.modules

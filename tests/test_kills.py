@@ -1,16 +1,18 @@
-"""Interruption is boring: a training that is killed anywhere ends as if it had not been.
+"""A training that is killed anywhere and started again ends as an uninterrupted one.
 
-`KERAS_LSTSD_KILLS=5 pytest tests/test_kills.py` kills five times each method with and without
-XLA; the suite itself takes a sample.
+`KERAS_LSTSD_KILLS=5 pytest -m slow tests/test_kills.py` kills five times each method with and
+without XLA; without that variable each method is killed twice.
 """
 
 import os
 
 import pytest
+from recipes.methods import METHODS
 
-from keras_lstsd.methods.registry import METHODS
 from tests.conftest import on_tensorflow
-from tests.kills import assert_resumed_runs_equal_one_that_went_through
+from tests.kills import assert_resumed_run_equals_uninterrupted_run
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KERAS_LSTSD_KILLS", 0))
 if KILLS:
@@ -22,10 +24,8 @@ else:
 
 
 @pytest.mark.parametrize(("name", "jit_compile"), RUNS)
-def test_a_killed_training_ends_as_if_it_had_not_been(name, jit_compile, tmp_path):
+def test_a_killed_training_ends_as_an_uninterrupted_one(name, jit_compile, tmp_path):
     kills = KILLS or 2
     seed = 1000 * list(METHODS).index(name) + (jit_compile is True)
-    count = assert_resumed_runs_equal_one_that_went_through(
-        name, jit_compile, kills, seed, tmp_path
-    )
+    count = assert_resumed_run_equals_uninterrupted_run(name, jit_compile, kills, seed, tmp_path)
     assert count >= kills

@@ -3,20 +3,34 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_lstsd import LSTSD
+from keras_lstsd.data import SampleBatches
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.tables import ClassTable, SampleTable, read
+from keras_lstsd.tables import ClassTable, LabelTable, SampleTable, read
 
 numpy = ops.convert_to_numpy
-# JAX cuts integers down to 32 bits before a table sees them.
+# JAX truncates integers to 32 bits before a table gets them.
 on_jax = keras.backend.backend() == "jax"
+
+
+def samples(number, width, *arguments, **options):
+    table = SampleTable(*arguments, **options)
+    table.build((number, width))
+    return table
+
+
+def classes(number, *arguments, **options):
+    table = ClassTable(*arguments, **options)
+    table.build((number,))
+    return table
 
 
 def rows(*values):
     return np.log(np.array(values, "float32"))
 
 
-def test_rows_come_back_and_others_stay_unknown():
-    table = SampleTable(5, 2)
+def test_written_rows_are_read_and_others_are_unknown():
+    table = samples(5, 2)
     table.write(np.array([3, 0]), rows([0.2, 0.8], [0.6, 0.4]))
     log_probs, known = table.read(np.array([0, 1, 3]))
     np.testing.assert_array_equal(
@@ -27,23 +41,23 @@ def test_rows_come_back_and_others_stay_unknown():
     )
 
 
-def test_of_equal_indices_the_last_row_stays():
-    table = SampleTable(3, 2)
+def test_of_equal_indices_the_last_row_is_stored():
+    table = samples(3, 2)
     table.write(np.array([1, 2, 1]), rows([0.1, 0.9], [0.5, 0.5], [0.7, 0.3]))
     log_probs, known = table.numpy()
     np.testing.assert_array_equal(known, [False, True, True])
     np.testing.assert_allclose(log_probs[1:], rows([0.7, 0.3], [0.5, 0.5]), rtol=1e-6)
 
 
-def test_of_equal_indices_the_last_row_counts_finite_or_not():
-    table = SampleTable(3, 2)
+def test_of_equal_indices_the_last_row_is_stored_even_if_not_finite():
+    table = samples(3, 2)
     table.write(np.array([1, 2, 1]), rows([0.1, 0.9], [0.5, 0.5], [np.nan, np.nan]))
     np.testing.assert_array_equal(table.numpy()[1], [False, False, True])
 
 
 @pytest.mark.parametrize("bad", [-1, 3, 99, -99])
-def test_an_index_outside_touches_nobody_and_knows_nothing(bad):
-    table = SampleTable(3, 2)
+def test_an_out_of_range_index_changes_no_row_and_is_unknown(bad):
+    table = samples(3, 2)
     table.write(np.array([0, 1, 2]), rows([0.1, 0.9], [0.2, 0.8], [0.3, 0.7]))
     before, _ = table.numpy()
     table.write(np.array([bad]), rows([0.5, 0.5]))
@@ -53,8 +67,8 @@ def test_an_index_outside_touches_nobody_and_knows_nothing(bad):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("logits", [[np.nan, 0.0], [0.0, np.nan], [0.0, np.inf], [-np.inf] * 2])
-def test_what_is_not_finite_is_not_known_and_takes_no_place_in_a_copy(logits, dtype):
-    table, copy = SampleTable(2, 2, dtype), SampleTable(2, 2, dtype)
+def test_rows_that_are_not_finite_are_unknown_and_not_copied(logits, dtype):
+    table, copy = samples(2, 2, dtype), samples(2, 2, dtype)
     copy.write(np.array([0]), rows([0.1, 0.9]))
     table.write(np.array([0, 1]), log_softmax(np.array([logits, [0.0, 0.0]], "float32")))
     np.testing.assert_array_equal(table.numpy()[1], [False, True])
@@ -66,30 +80,30 @@ def test_what_is_not_finite_is_not_known_and_takes_no_place_in_a_copy(logits, dt
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_checked_index_finds_and_leaves_the_same_rows(dtype):
+def test_a_validated_index_reads_and_writes_the_same_rows(dtype):
     index, asked = np.array([4, 0, 2], "int32"), np.array([2, 0, 4], "int32")
     rows_ = rows([0.1, 0.9], [np.nan, np.nan], [0.3, 0.7])
-    tables = [SampleTable(5, 2, dtype) for _ in (True, False)]
+    tables = [samples(5, 2, dtype) for _ in (True, False)]
     found = []
-    for table, checked in zip(tables, (True, False), strict=True):
+    for table, validated in zip(tables, (True, False), strict=True):
         table.write(np.array([0]), rows([0.5, 0.5]))
-        table.write(index, rows_, checked)
-        found.append([numpy(part) for part in (*table.read(asked, checked), *table.numpy())])
+        table.write(index, rows_, validated)
+        found.append([numpy(part) for part in (*table.read(asked, validated), *table.numpy())])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(found[0][3], [False, False, True, False, True])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_logarithm_of_one_that_was_rounded_upwards_is_known(dtype):
-    table = SampleTable(1, 2, dtype=dtype)
+def test_a_row_whose_log_probability_was_rounded_above_0_is_known(dtype):
+    table = samples(1, 2, dtype=dtype)
     table.write(np.array([0]), np.array([[6e-8, -20.0]], "float32"))
     assert numpy(table.read(np.array([0]))[1]).all()
     assert table.numpy()[1].all()
 
 
-def test_float16_takes_half_the_memory_and_holds_tiny_probabilities():
-    table = SampleTable(1023, 100, dtype="float16")
+def test_float16_takes_half_the_memory_and_stores_tiny_probabilities():
+    table = samples(1023, 100, dtype="float16")
     assert table.mebibytes == 1024 * 100 * 2 / 2**20
     row = np.full((1, 100), -6e4, "float32")
     row[0, 7] = 0
@@ -100,8 +114,8 @@ def test_float16_takes_half_the_memory_and_holds_tiny_probabilities():
     np.testing.assert_allclose(log_probs, row, rtol=1e-3)
 
 
-def test_rows_of_float16_sum_to_one_when_they_are_asked():
-    table = SampleTable(1, 100, dtype="float16")
+def test_float16_rows_sum_to_1_when_they_are_read():
+    table = samples(1, 100, dtype="float16")
     row = np.log(np.random.default_rng(0).dirichlet(np.ones(100), 1)).astype("float32")
     table.write(np.array([0]), row)
     assert abs(np.exp(numpy(table.rows)[0].astype("float32")).sum() - 1) > 1e-5
@@ -109,8 +123,8 @@ def test_rows_of_float16_sum_to_one_when_they_are_asked():
     assert not numpy(table.read(np.array([1]))[1]).any()
 
 
-def test_on_the_host_rows_are_of_temperature_1():
-    table = SampleTable(2, 3, temperature=2.0)
+def test_numpy_gives_rows_of_temperature_1():
+    table = samples(2, 3, temperature=2.0)
     z = np.array([[1.0, -2.0, 4.0]], "float32")
     softened = np.log(np.exp(z / 2) / np.exp(z / 2).sum())
     table.write(np.array([1]), softened)
@@ -120,8 +134,8 @@ def test_on_the_host_rows_are_of_temperature_1():
     np.testing.assert_allclose(log_probs[1], np.log(np.exp(z) / np.exp(z).sum())[0], atol=1e-6)
 
 
-def test_several_tables_are_asked_at_once():
-    first, second = SampleTable(2, 2), SampleTable(2, 2)
+def test_several_tables_are_read_at_once():
+    first, second = samples(2, 2), samples(2, 2)
     first.write(np.array([0]), rows([0.1, 0.9]))
     second.write(np.array([1]), rows([0.3, 0.7]))
     log_probs, known = (numpy(part) for part in read(np.array([1, 0, 5]), [first, second]))
@@ -132,23 +146,23 @@ def test_several_tables_are_asked_at_once():
 
 
 def test_copies_are_independent():
-    first, second = SampleTable(2, 2), SampleTable(2, 2)
+    first, second = samples(2, 2), samples(2, 2)
     first.write(np.array([0]), rows([0.1, 0.9]))
     second.copy_from(first)
     first.write(np.array([0]), rows([0.5, 0.5]))
     np.testing.assert_allclose(second.numpy()[0][0], rows([0.1, 0.9])[0], rtol=1e-6)
 
 
-def test_an_unknown_dtype_is_refused():
+def test_an_unknown_dtype_is_rejected():
     with pytest.raises(ValueError, match=r"table_dtype.*'int8'.*float16"):
-        SampleTable(2, 2, dtype="int8")
+        samples(2, 2, dtype="int8")
 
 
 # === Classes ===
 
 
-def test_classes_keep_the_mean_of_what_was_collected():
-    table = ClassTable(3)
+def test_a_class_stores_the_mean_of_collected_rows():
+    table = classes(3)
     first, second = np.array([[0.2, 0.8, 0], [0.4, 0.6, 0]]), np.array([[0.1, 0.2, 0.7]])
     table.collect(np.array([1, 1]), first.astype("float32"))
     table.collect(np.array([2]), second.astype("float32"))
@@ -160,8 +174,8 @@ def test_classes_keep_the_mean_of_what_was_collected():
     np.testing.assert_allclose(np.exp(ops.convert_to_numpy(log_probs))[1:], expected, atol=1e-6)
 
 
-def test_a_class_not_met_keeps_its_row_and_collecting_begins_anew():
-    table = ClassTable(2)
+def test_a_class_without_samples_keeps_its_row_and_sums_start_at_zero():
+    table = classes(2)
     table.collect(np.array([0, 1]), np.array([[0.9, 0.1], [0.5, 0.5]], "float32"))
     table.rotate()
     table.collect(np.array([1]), np.array([[0.2, 0.8]], "float32"))
@@ -172,8 +186,8 @@ def test_a_class_not_met_keeps_its_row_and_collecting_begins_anew():
     )
 
 
-def test_the_first_peers_count_also_over_batches():
-    table = ClassTable(2, peers=3)
+def test_only_the_first_peers_count_over_all_batches():
+    table = classes(2, peers=3)
     for value in (0.1, 0.2):
         rows = np.array([[value, 1 - value]] * 2, "float32")
         table.collect(np.array([0, 0]), rows)
@@ -184,16 +198,16 @@ def test_the_first_peers_count_also_over_batches():
 
 
 @pytest.mark.parametrize("label", [-1, 2, 2**31 - 1 if on_jax else 2**32])
-def test_a_label_outside_is_of_no_class(label):
-    table = ClassTable(2)
+def test_an_out_of_range_label_is_of_no_class(label):
+    table = classes(2)
     table.collect(np.array([0, 1]), np.full((2, 2), 0.5, "float32"))
     table.rotate()
     _, known = table.read(np.array([0, label]))
     np.testing.assert_array_equal(ops.convert_to_numpy(known)[:, 0], [True, False])
 
 
-def test_checked_labels_find_the_same_rows():
-    table = ClassTable(3)
+def test_validated_labels_read_the_same_rows():
+    table = classes(3)
     table.collect(np.array([0, 2]), np.array([[0.2, 0.8, 0], [0.1, 0.2, 0.7]], "float32"))
     table.rotate()
     labels = np.array([2, 1, 0], "int32")
@@ -202,10 +216,107 @@ def test_checked_labels_find_the_same_rows():
 
 
 @pytest.mark.parametrize("peers", [None, 1])
-def test_what_is_not_finite_is_not_collected(peers):
-    """Nor does it stand in the place of a peer."""
-    table = ClassTable(2, peers)
+def test_rows_that_are_not_finite_are_not_collected(peers):
+    """Nor do they count as peers."""
+    table = classes(2, peers)
     table.collect(np.array([0, 0]), np.array([[np.nan, 0.5], [0.3, 0.7]], "float32"))
     table.rotate()
     log_probs, _ = table.read(np.array([0]))
     np.testing.assert_allclose(np.exp(ops.convert_to_numpy(log_probs)), [[0.3, 0.7]], atol=1e-6)
+
+
+# === Rows and spare rows ===
+
+
+@pytest.mark.parametrize(
+    ("number", "padded"), [(1, 128), (127, 128), (128, 256), (255, 256), (256, 384)]
+)
+def test_rows_are_padded_to_a_multiple_of_128_with_a_spare_row(number, padded):
+    labels = LabelTable()
+    labels.build((number,))
+    assert samples(number, 2).rows.shape == (padded, 2)
+    assert labels.rows.shape == (padded,)
+
+
+def test_spare_rows_are_never_known():
+    table = samples(3, 2)
+    # An out-of-range index is written to the spare row 3.
+    table.write(np.array([-1, 3, 127, 128]), rows(*[[0.5, 0.5]] * 4))
+    assert not numpy(table.read(np.array([-1, 3, 4, 127, 128]))[1]).any()
+    log_probs, known = table.numpy()
+    assert log_probs.shape == (3, 2)
+    assert not known.any()
+
+
+def test_spare_rows_stay_unknown_when_a_table_is_copied():
+    table, copy = samples(3, 2), samples(3, 2)
+    table.write(np.array([0, 3]), rows([0.1, 0.9], [0.5, 0.5]))
+    copy.copy_from(table)
+    assert numpy(copy.read(np.array([0, 3]))[1]).tolist() == [[True] * 2, [False] * 2]
+
+
+def test_the_last_sample_has_its_own_row():
+    table = samples(127, 2)
+    table.write(np.array([126, 127]), rows([0.1, 0.9], [0.5, 0.5]))
+    np.testing.assert_allclose(table.numpy()[0][126], rows([0.1, 0.9])[0], rtol=1e-6)
+
+
+def test_clear_marks_all_rows_as_unwritten():
+    table = samples(3, 2)
+    table.write(np.array([0, 2]), rows([0.1, 0.9], [0.5, 0.5]))
+    table.clear()
+    assert not table.numpy()[1].any()
+
+
+# === Labels ===
+
+
+def labels(number):
+    table = LabelTable()
+    table.build((number,))
+    return table
+
+
+def changed(table, index, given):
+    return numpy(table.update(np.array(index), np.array(given, "int32"))).tolist()
+
+
+def test_a_changed_class_is_detected():
+    table = labels(4)
+    assert changed(table, [0, 1, 3], [2, 0, 1]) == [False] * 3
+    assert changed(table, [3, 1, 0], [1, 5, 2]) == [False, True, False]
+    # The new class is stored, so the change is reported once.
+    assert changed(table, [1, 2], [5, 7]) == [False, False]
+
+
+def test_a_missing_class_is_neither_stored_nor_a_change():
+    table = labels(2)
+    assert changed(table, [0, 1], [-1, 1]) == [False, False]
+    assert changed(table, [0, 1], [2, -1]) == [False, False]
+    assert changed(table, [0, 1], [2, 1]) == [False, False]
+    assert changed(table, [0, 1], [3, 0]) == [True, True]
+
+
+@pytest.mark.parametrize("bad", [-1, 2, 127, 128, 2**31 - 1 if on_jax else 2**40])
+def test_an_out_of_range_index_has_no_class(bad):
+    table = labels(2)
+    assert changed(table, [0, 1], [0, 1]) == [False, False]
+    assert changed(table, [bad], [3]) == changed(table, [bad], [4]) == [False]
+    assert numpy(table.rows)[:2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("layer", [keras.layers.MixUp(dtype="float32"), None])
+def test_labels_of_mixed_samples_are_not_stored(layer):
+    """A mixed label is not the sample's class, so it would look like a changed one."""
+    network = keras.Sequential(
+        [keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+    )
+    model = LSTSD(network, 4)
+    model.compile("sgd", "categorical_crossentropy")
+    # Sample 2 is there twice, so the index is not validated and the step checks it.
+    x = {"inputs": np.zeros((5, 2, 2, 3), "float32"), "sample_index": np.array([0, 1, 2, 2, 3])}
+    y = np.eye(2)[[0, 1, 1, 1, 0]]
+    data = SampleBatches(x, y, batch_size=5, layers=[layer] if layer else [])
+    model.fit(data, epochs=2, verbose=0)
+    stored = numpy(model._label_table.rows)[:4].tolist()
+    assert stored == ([-1] * 4 if layer else [0, 1, 1, 0])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_lstsd.data import sample_order
+from tests.models import wrapped
 
 SAMPLES, FEATURES, CLASSES, BATCH, GENERATION, EPOCHS = 23, 5, 4, 5, 2, 6
 RATE = 0.3
@@ -53,11 +54,6 @@ def linear_student():
     return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
 
 
-def wrapped(cls, student, samples=SAMPLES, **settings):
-    """A method around a student; the size of the training set goes to methods with an index."""
-    return cls(student, **({"num_samples": samples} if cls.needs_sample_index else {}), **settings)
-
-
 def rows_of(table):
     """A table as the simulations have it: NaN where nothing was written."""
     rows, known = table.numpy()
@@ -74,7 +70,7 @@ def follow(simulate, cls, memory, jit_compile, simulated=None, **settings):
     student = linear_student()
     kernel, bias = student.get_weights()
     expected = simulate(x, y, batches, kernel, bias, RATE, **(simulated or settings))
-    model = wrapped(cls, student, **settings)
+    model = wrapped(cls, student, SAMPLES, **settings)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=jit_compile)
     data = Given(x, y, batches)

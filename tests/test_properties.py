@@ -1,50 +1,30 @@
-"""What holds for every method, over the whole registry."""
+"""Properties of every method."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from keras_lstsd.methods.registry import METHODS
-
-SAMPLES, CLASSES, EPOCHS = 26, 3, 5
-draw = np.random.default_rng(0)
-X = draw.normal(size=(SAMPLES, 4)).astype("float32")
-Y = draw.integers(0, CLASSES, SAMPLES)
-
-every = pytest.mark.parametrize("name", METHODS)
-
-
-def student(dropout=0.2):
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
-            layers.BatchNormalization(momentum=0.8),
-            layers.Dropout(dropout),
-            layers.Dense(CLASSES, activation="softmax", dtype="float32"),
-        ]
-    )
+from tests.models import (
+    CLASSES,
+    EPOCHS,
+    X,
+    Y,
+    assert_same,
+    compiled,
+    every,
+    every_class,
+    guides,
+    made,
+    shared,
+    slow,
+    trained,
+)
+from tests.settings import OFF
 
 
-def trained(name, seed=1, dropout=0.2, epochs=EPOCHS, settings=None, **options):
-    keras.utils.set_random_seed(seed)
-    method = METHODS[name]
-    arguments = method.arguments | method.tiny | (settings or {})
-    model = method.cls(student(dropout), SAMPLES, **arguments)
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
-    history = model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0).history
-    return model, history
-
-
-def assert_same(first, second, **tolerance):
-    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
-    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
-        check(a, b, **tolerance)
-
-
-@every
-def test_xla_changes_no_number(name):
+@every_class
+def test_xla_gives_the_same_numbers(name):
     # TensorFlow draws other dropout masks under XLA.
     (plain, plain_logs), (xla, xla_logs) = (
         trained(name, dropout=0.0, epochs=4, jit_compile=jit) for jit in ("auto", True)
@@ -55,46 +35,32 @@ def test_xla_changes_no_number(name):
 
 
 @every
-def test_guidance_begins_and_is_logged(name):
-    guides, (_, history) = METHODS[name].guides, trained(name)
+def test_guidance_starts_and_is_logged(name):
+    guided, (_, history) = guides(name), shared(name)
     if "teacher_coverage" in history:
         assert history["teacher_coverage"][0] < 1
-        assert history["teacher_coverage"][-1] == guides
-        assert (history["distillation_loss"][-1] > 0) is guides
-    _, plain = trained("vanilla")
-    assert (history["loss"] == plain["loss"]) is not guides
+        assert history["teacher_coverage"][-1] == guided
+        assert (history["distillation_loss"][-1] > 0) is guided
+    _, plain = shared("vanilla")
+    assert (history["loss"] == plain["loss"]) is not guided
 
 
-@every
+@every_class
 def test_two_runs_with_one_seed_are_equal_and_two_seeds_differ(name):
-    first, again, other = trained(name)[0], trained(name)[0], trained(name, seed=2)[0]
+    first, again, other = shared(name)[0], trained(name)[0], trained(name, seed=2)[0]
     assert_same(first, again)
     kernel, other_kernel = (model.student.get_weights()[0] for model in (first, other))
     assert np.abs(kernel - other_kernel).max() > 1e-3
 
 
-@every
-def test_without_guidance_the_student_is_the_plain_one(name):
-    plain, _ = trained("vanilla", seed=4)
-    off, _ = trained(name, seed=4, settings=METHODS[name].off)
-    if METHODS[name].off or not METHODS[name].cls.logged:
-        assert_same(plain.student, off.student)
+@every_class
+def test_without_guidance_the_student_is_that_of_plain_training(name):
+    plain, _ = shared("vanilla", seed=4)
+    off, _ = trained(name, seed=4, settings=OFF[name])
+    assert_same(plain.student, off.student)
 
 
-@every
-def test_saving_brings_everything_back(name, tmp_path):
-    model, _ = trained(name)
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    configs = [m.get_config() | {"student": None} for m in (model, again)]
-    assert configs[0] == configs[1]
-    assert_same(model, again)
-    histories = [m.fit(X, Y, batch_size=8, epochs=3, verbose=0).history for m in (model, again)]
-    assert histories[0] == histories[1]
-    assert_same(model, again)
-
-
-@every
+@every_class
 def test_evaluation_and_prediction_change_nothing(name):
     model, _ = trained(name)
     before = [np.array(variable.numpy()) for variable in model.variables]
@@ -105,7 +71,7 @@ def test_evaluation_and_prediction_change_nothing(name):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-@every
+@every_class
 def test_mixed_precision_trains_close_to_full(name):
     _, full = trained(name, dropout=0.0)
     keras.config.set_dtype_policy("mixed_float16")
@@ -119,18 +85,17 @@ def test_mixed_precision_trains_close_to_full(name):
         np.testing.assert_allclose(mixed[log], full[log], rtol=0.1, atol=2e-3)
 
 
-@every
+@every_class
 @pytest.mark.tensorflow
 def test_two_replicas_follow_one_device(name, two_replicas):
     x, y = X[:24], Y[:24]
 
     def train():
         keras.utils.set_random_seed(5)
-        method = METHODS[name]
         network = keras.Sequential(
             [keras.Input((4,)), layers.Dense(8, activation="tanh"), layers.Dense(CLASSES)]
         )
-        model = method.cls(network, 24, **(method.arguments | method.tiny))
+        model = made(name, network, len(x))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
         return model, model.fit(x, y, batch_size=8, epochs=EPOCHS, verbose=0).history
@@ -143,11 +108,11 @@ def test_two_replicas_follow_one_device(name, two_replicas):
     assert_same(single, double, atol=1e-4)
 
 
-@every
-@pytest.mark.parametrize("jit_compile", ["auto", True])
+@every_class
+@pytest.mark.parametrize("jit_compile", ["auto", slow(True)])
 def test_nothing_is_traced_again_after_the_first_epoch(name, jit_compile):
-    """Neither at edges, nor in a later `fit`: a method's step is one program for all epochs."""
-    model, _ = trained(name, epochs=0, jit_compile=jit_compile)
+    """Neither at boundaries, nor in a later `fit`: one program runs in all epochs."""
+    model = compiled(name, jit_compile=jit_compile)
     traces, hook = [], model.compute_loss
 
     def compute_loss(*args, training=True, **options):

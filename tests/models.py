@@ -1,0 +1,88 @@
+"""Methods around small students, as tests of all methods make them."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from recipes.methods import METHODS
+from tests.settings import OFF, TINY
+
+SAMPLES, CLASSES, EPOCHS = 26, 3, 5
+draw = np.random.default_rng(0)
+X = draw.normal(size=(SAMPLES, 4)).astype("float32")
+Y = draw.integers(0, CLASSES, SAMPLES)
+
+# The last method of each class stands for the others where a test takes long.
+CLASS_NAMES = {METHODS[name].cls: name for name in METHODS}.values()
+
+
+def slow(*values):
+    """The parameters of a test, which makes it slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+every = pytest.mark.parametrize("name", METHODS)
+every_class = pytest.mark.parametrize(
+    "name", [name if name in CLASS_NAMES else slow(name) for name in METHODS]
+)
+
+
+def wrapped(cls, student, samples, **settings):
+    """The size of the training set goes to methods with a memory per sample only."""
+    return cls(student, **({"num_samples": samples} if cls.needs_sample_index else {}), **settings)
+
+
+def made(name, student, samples=SAMPLES, /, **settings):
+    """A method with its tiny settings."""
+    method = METHODS[name]
+    return method.wrap(student, samples, **(method.arguments | TINY[name] | settings))
+
+
+def guides(name):
+    """Whether a method, with its own settings, has guidance."""
+    method = METHODS[name]
+    return bool(method.cls.logged) and not OFF[name].items() <= method.arguments.items()
+
+
+def dense_student(dropout=0.2):
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
+            layers.BatchNormalization(momentum=0.8),
+            layers.Dropout(dropout),
+            layers.Dense(CLASSES, activation="softmax", dtype="float32"),
+        ]
+    )
+
+
+def assert_same(first, second, **tolerance):
+    """Equal weights, bit for bit where no tolerance is given."""
+    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        check(a, b, **tolerance)
+
+
+def compiled(name, samples=SAMPLES, seed=1, dropout=0.2, **options):
+    """A method around a new student; takes options of `compile` and `settings` of the method."""
+    keras.utils.set_random_seed(seed)
+    settings = options.pop("settings", {})
+    model = made(name, dense_student(dropout), samples, **settings)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+    return model
+
+
+def fit(model, epochs=EPOCHS):
+    return model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0).history
+
+
+def trained(name, epochs=EPOCHS, **options):
+    model = compiled(name, **options)
+    return model, fit(model, epochs)
+
+
+# For tests that do not change the model.
+shared = functools.cache(trained)

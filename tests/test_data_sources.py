@@ -1,0 +1,87 @@
+"""Methods without a memory per sample train on (x, y) from any source, as on arrays."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from recipes.methods import METHODS
+from tests.models import CLASS_NAMES, SAMPLES, X, Y, assert_same, dense_student, made
+
+BATCH, EPOCHS = 8, 3
+STEPS = -(-SAMPLES // BATCH)
+NAMES = [name for name in CLASS_NAMES if not METHODS[name].cls.needs_sample_index]
+BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
+
+
+class Listed(keras.utils.PyDataset):
+    """The batches in order."""
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, step):
+        return BATCHES[step]
+
+
+def dataset():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)
+
+
+def generator():
+    while True:
+        yield from BATCHES
+
+
+def with_index():
+    """Also an index of the samples, which these methods ignore."""
+    while True:
+        for x, y in BATCHES:
+            # No row of any table.
+            yield {"inputs": x, "sample_index": np.full(len(x), -5)}, y
+
+
+SOURCES = {
+    "dataset": (dataset, {}),
+    "generator": (generator, {"steps_per_epoch": STEPS, "shuffle": False}),
+    "py_dataset": (Listed, {"shuffle": False}),
+    "with_index": (with_index, {"steps_per_epoch": STEPS, "shuffle": False}),
+}
+
+
+def trained(name, *data, **options):
+    keras.utils.set_random_seed(1)
+    model = made(name, dense_student())
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = model.fit(*data, epochs=EPOCHS, verbose=0, **options).history
+    return model, history
+
+
+@functools.cache
+def on_arrays(name):
+    return trained(name, X, Y, batch_size=BATCH, shuffle=False)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param("dataset", marks=pytest.mark.tensorflow), *list(SOURCES)[1:]],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_source_trains_as_arrays_do(name, source):
+    make, options = SOURCES[source]
+    expected, logs = on_arrays(name)
+    model, found = trained(name, make(), **options)
+    assert found == logs
+    assert_same(expected, model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_without_an_index_have_no_tables_of_samples(name):
+    model, logs = on_arrays(name)
+    assert model.sample_tables == {}
+    assert model.num_samples is None
+    if METHODS[name].cls.logged:
+        assert logs["distillation_loss"][-1] > 0

@@ -1,0 +1,80 @@
+"""Every method is saved and loaded, as a model and as weights, before and after training."""
+
+import keras
+import numpy as np
+import pytest
+
+from recipes.methods import METHODS
+from tests.models import (
+    SAMPLES,
+    X,
+    Y,
+    assert_same,
+    compiled,
+    dense_student,
+    every,
+    every_class,
+    fit,
+    made,
+    shared,
+    trained,
+)
+
+FORMATS = ("model.keras", "model.weights.h5")
+
+
+def saved_and_loaded(model, name, path):
+    """A second model; for weights one of other seeds, which counts the samples itself."""
+    if path.suffix == ".keras":
+        model.save(path)
+        return keras.saving.load_model(path)
+    model.save_weights(path)
+    again = compiled(name, samples=None, seed=9)
+    again.optimizer.build(again.trainable_variables)
+    again.load_weights(path)
+    return again
+
+
+@every
+def test_the_config_makes_an_equal_model(name):
+    method = METHODS[name]
+    config = made(name, dense_student(), name="taught").get_config()
+    again = method.cls.from_config(config)
+    assert again.get_config() == config
+    assert again.name == "taught"
+    assert config.keys() >= method.arguments.keys()
+
+
+@every_class
+@pytest.mark.parametrize("file", FORMATS)
+def test_a_model_saved_after_training_continues_equally(name, file, tmp_path):
+    model, _ = trained(name)
+    again = saved_and_loaded(model, name, tmp_path / file)
+    configs = [m.get_config() | {"student": None, "name": None} for m in (model, again)]
+    assert configs[0] == configs[1]
+    assert_same(model, again)
+    assert fit(model, epochs=3) == fit(again, epochs=3)
+    assert_same(model, again)
+
+
+@every_class
+@pytest.mark.parametrize("file", FORMATS)
+@pytest.mark.parametrize("samples", [SAMPLES, None])
+def test_a_model_saved_before_training_trains_equally(name, file, samples, tmp_path):
+    model = compiled(name, samples)
+    again = saved_and_loaded(model, name, tmp_path / file)
+    expected, history = shared(name)
+    assert fit(again) == history
+    assert_same(expected, again)
+
+
+@every_class
+def test_a_loaded_model_predicts_and_evaluates_as_the_saved_one(name, tmp_path):
+    model, _ = shared(name)
+    again = saved_and_loaded(model, name, tmp_path / "model.keras")
+    for ours, theirs in zip(
+        (model.predict(X, verbose=0), model.evaluate(X, Y, verbose=0)),
+        (again.predict(X, verbose=0), again.evaluate(X, Y, verbose=0)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)

@@ -17,6 +17,7 @@ from tests.models import (
     fit,
     made,
     shared,
+    slow,
     trained,
 )
 
@@ -46,23 +47,24 @@ def test_the_config_makes_an_equal_model(name):
 
 
 @every_class
-@pytest.mark.parametrize("file", FORMATS)
-def test_a_model_saved_after_training_continues_equally(name, file, tmp_path):
+def test_a_model_saved_after_training_continues_equally(name, tmp_path):
     model, _ = trained(name)
-    again = saved_and_loaded(model, name, tmp_path / file)
-    configs = [m.get_config() | {"student": None, "name": None} for m in (model, again)]
-    assert configs[0] == configs[1]
-    assert_same(model, again)
-    assert fit(model, epochs=3) == fit(again, epochs=3)
-    assert_same(model, again)
+    loaded = [saved_and_loaded(model, name, tmp_path / file) for file in FORMATS]
+    for again in loaded:
+        configs = [m.get_config() | {"student": None, "name": None} for m in (model, again)]
+        assert configs[0] == configs[1]
+        assert_same(model, again)
+    history = fit(model, epochs=3)
+    for again in loaded:
+        assert fit(again, epochs=3) == history
+        assert_same(model, again)
 
 
 @every_class
 @pytest.mark.parametrize("file", FORMATS)
-@pytest.mark.parametrize("samples", [SAMPLES, None])
+@pytest.mark.parametrize("samples", [None, slow(SAMPLES)])
 def test_a_model_saved_before_training_trains_equally(name, file, samples, tmp_path):
-    model = compiled(name, samples)
-    again = saved_and_loaded(model, name, tmp_path / file)
+    again = saved_and_loaded(compiled(name, samples), name, tmp_path / file)
     expected, history = shared(name)
     assert fit(again) == history
     assert_same(expected, again)

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -16,10 +18,13 @@ from tests.methods.linear import (
     problem,
     rows_of,
 )
+from tests.models import slow
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("kl", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("jit_compile", "kl"),
+    [(False, "reverse"), (False, "forward"), (True, "reverse"), slow(True, "forward")],
+)
 def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
     def memory(model):
         return {
@@ -68,7 +73,8 @@ def test_teachers_come_from_the_epochs_of_the_papers_timeline():
     assert teachers == list(oracles.timeline(3, 7))
 
 
-def train(settings, epochs=4, dropout=0.0, jit_compile="auto", steps_per_execution=1):
+@functools.cache
+def train(epochs=4, dropout=0.0, jit_compile="auto", steps_per_execution=1, **settings):
     keras.utils.set_random_seed(11)
     x, y = problem()
     student = keras.Sequential(
@@ -102,8 +108,8 @@ def train(settings, epochs=4, dropout=0.0, jit_compile="auto", steps_per_executi
     ],
 )
 def test_xla_and_many_steps_per_execution_give_the_same_numbers(options, dropout):
-    expected, expected_logs = train({}, dropout=dropout)
-    model, logs = train({}, dropout=dropout, **options)
+    expected, expected_logs = train(dropout=dropout)
+    model, logs = train(dropout=dropout, **options)
     assert expected_logs["distillation_loss"][-1] > 0
     for found, weight in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_allclose(found, weight, atol=1e-4)
@@ -113,7 +119,8 @@ def test_xla_and_many_steps_per_execution_give_the_same_numbers(options, dropout
 
 def test_temperature_and_direction_change_the_training():
     runs = [
-        train(settings)[1]["loss"][-1] for settings in ({}, {"temperature": 1.0}, {"kl": "forward"})
+        train(**settings)[1]["loss"][-1]
+        for settings in ({}, {"temperature": 1.0}, {"kl": "forward"})
     ]
     assert len({round(loss, 5) for loss in runs}) == 3
 

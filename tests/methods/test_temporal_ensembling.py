@@ -4,6 +4,7 @@ import pytest
 from keras_lstsd import TemporalEnsembling
 from tests import oracles
 from tests.methods.linear import SAMPLES, follow, linear_student
+from tests.models import slow
 
 MOMENTUM = 0.6
 
@@ -16,8 +17,10 @@ def memory(model):
     return {"ensemble": z, "updates": updates}
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("kl", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("jit_compile", "kl"),
+    [(False, "reverse"), (False, "forward"), (True, "reverse"), slow(True, "forward")],
+)
 def test_training_follows_the_simulation(jit_compile, kl):
     settings = {"momentum": MOMENTUM, "weight": 3.0, "temperature": 2.0}
     follow(

@@ -1,5 +1,6 @@
-"""Keeps the start-up messages of TensorFlow and CUDA off the terminal."""
+"""Hides the start-up messages of TensorFlow and CUDA."""
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -8,10 +9,10 @@ import tempfile
 def import_keras() -> None:
     """Imports Keras and its backend; prints their messages only when the import fails.
 
-    The environment variable `TF_CPP_MIN_LOG_LEVEL=0` shows TensorFlow's later messages.
+    `TF_CPP_MIN_LOG_LEVEL=0` in the environment shows TensorFlow's later messages.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Methods compile a step per model; TensorFlow warns of that as "retracing".
+    # Recipes compile a step per model; TensorFlow warns of that as "retracing".
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # The libraries write to the file descriptor itself, before their log level is set.
     with tempfile.TemporaryFile() as messages:
@@ -19,6 +20,10 @@ def import_keras() -> None:
         os.dup2(messages.fileno(), 2)
         try:
             import keras  # noqa: F401
+
+            # On JAX, Keras imports TensorFlow in its first `fit`, where it is installed.
+            with contextlib.suppress(ImportError):
+                import tensorflow  # noqa: F401
         except BaseException:
             messages.seek(0)
             os.write(stderr, messages.read())

@@ -1,4 +1,4 @@
-"""Runs a notebook; as a script it runs all of them and keeps what they put out in their files.
+"""Runs notebooks; as a script it runs all of them and stores their outputs in the files.
 
 python -m tests.notebooks
 """
@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((ROOT / "recipes/notebooks").glob("*.ipynb"))
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Runs all cells in a process of their own, in `folder`, on this copy of the library."""
+    """Runs all cells in a new process, in `folder`, with this copy of the library."""
     client = NotebookClient(
         notebook,
         timeout=300,
@@ -27,19 +27,19 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def keep(path: Path) -> None:
-    """Runs a notebook and writes it with its outputs, less what libraries log."""
+def store(path: Path) -> None:
+    """Runs a notebook and writes it with its outputs, without the messages of libraries."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         run(notebook, Path(folder))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-    notebook.metadata.pop("language_info")  # names the version of Python it was run with
+    notebook.metadata.pop("language_info")  # has the version of Python
     nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":
     for path in NOTEBOOKS:
-        keep(path)
+        store(path)
         print(path.name)

@@ -1,4 +1,4 @@
-"""Each notebook, run from its first cell to its last, and what its file holds for a reader."""
+"""Each notebook runs from its first cell to its last; its file is ready for readers."""
 
 import csv
 import itertools
@@ -11,13 +11,13 @@ import nbformat
 import numpy as np
 import pytest
 
-from keras_lstsd.data import digits
+from keras_lstsd.data import digits, label_noise
 from tests.notebooks import NOTEBOOKS, run
 
 pytestmark = pytest.mark.tensorflow
 
 stored = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-# Of a machine: two folders or more, or a Windows drive; addresses on the web are not meant.
+# Two folders or more, or a Windows drive; addresses on the web do not match.
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])(/[\w.-]+/[\w.-]+|[A-Z]:\\\w+)")
 
 
@@ -30,7 +30,7 @@ def code_cells(notebook):
 
 
 def texts(output):
-    """All that an output says, pictures aside."""
+    """All texts of an output, without images."""
     if output.output_type == "stream":
         return [output.text]
     if output.output_type == "error":
@@ -39,7 +39,7 @@ def texts(output):
 
 
 def executed(name, folder, **facts):
-    """Runs a notebook in `folder`; returns the values of expressions in its names."""
+    """Runs a notebook in `folder`; returns the values of expressions with its variables."""
     (path,) = (path for path in NOTEBOOKS if path.stem == name)
     notebook = read(path)
     items = ", ".join(f"{fact!r}: {expression}" for fact, expression in facts.items())
@@ -47,7 +47,7 @@ def executed(name, folder, **facts):
     notebook.cells.append(nbformat.v4.new_code_cell(asked, id="asked"))
     run(notebook, folder)
     install, *_, last = code_cells(notebook)
-    assert install.outputs == []  # Nothing is installed where the library is.
+    assert install.outputs == []  # The library is installed.
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     assert "error" not in {output.output_type for output in outputs}
     for output in outputs:
@@ -57,12 +57,12 @@ def executed(name, folder, **facts):
     return json.loads(answer)
 
 
-def test_all_three_are_there():
+def test_there_are_three_notebooks():
     names = [path.stem for path in NOTEBOOKS]
     assert names == ["bring_your_own_tfdata", "find_wrong_labels", "quickstart"]
 
 
-def test_a_path_of_a_machine_is_seen():
+def test_absolute_paths_are_recognized():
     for text in ("/home/me/x.py", "in '/usr/lib'", r"C:\Users", "(/tmp/a)"):
         assert ABSOLUTE_PATH.search(text), text
     for text in ("https://a.org/b/c", "serving/1", "and/or", "a / b", "~/x/y", "1/2/3"):
@@ -70,7 +70,7 @@ def test_a_path_of_a_machine_is_seen():
 
 
 @stored
-def test_the_file_is_valid_small_and_of_no_machine(path):
+def test_the_file_is_valid_and_small_and_has_no_absolute_path(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.metadata == {
@@ -79,13 +79,13 @@ def test_the_file_is_valid_small_and_of_no_machine(path):
     assert path.stat().st_size < 200_000
     for cell in notebook.cells:
         assert re.fullmatch(r"[a-z0-9-]*[a-z-][a-z0-9-]*", cell.id)
-        said = [text for output in cell.get("outputs", []) for text in texts(output)]
-        for text in [cell.source, *said]:
+        outputs = [text for output in cell.get("outputs", []) for text in texts(output)]
+        for text in [cell.source, *outputs]:
             assert not ABSOLUTE_PATH.search(text), text
 
 
 @stored
-def test_the_first_cell_installs_where_the_library_is_missing(path):
+def test_the_first_cell_installs_a_missing_library(path):
     first, *others = read(path).cells
     assert first.cell_type == "code"
     assert 'if importlib.util.find_spec("keras_lstsd") is None:\n    %pip install' in first.source
@@ -94,7 +94,7 @@ def test_the_first_cell_installs_where_the_library_is_missing(path):
 
 
 @stored
-def test_what_it_put_out_is_stored_without_noise(path):
+def test_outputs_are_stored_without_messages_of_libraries(path):
     cells = code_cells(read(path))
     assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
     outputs = [output for cell in cells for output in cell.outputs]
@@ -115,6 +115,7 @@ def test_each_picture_has_a_caption(path):
     assert pictures >= 2
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     facts = executed(
         "quickstart",
@@ -131,7 +132,7 @@ def test_quickstart(tmp_path):
     assert facts["coverage"] == [0] * 6 + [1] * 54
     assert {"distillation_loss", "long_term_loss", "short_term_loss"} <= set(facts["curves"])
     assert facts["difference"] < 1e-6
-    # The student: a plain Keras model, and the one whose accuracy was told.
+    # The student is a plain Keras model, with the printed accuracy.
     with zipfile.ZipFile(tmp_path / "student.keras") as archive:
         assert "keras_lstsd" not in archive.read("config.json").decode()
     student = keras.saving.load_model(tmp_path / "student.keras")
@@ -140,6 +141,7 @@ def test_quickstart(tmp_path):
     assert accuracy == pytest.approx(facts["lstsd"], abs=2 / len(y_test))
 
 
+@pytest.mark.slow
 def test_find_wrong_labels(tmp_path):
     facts = executed(
         "find_wrong_labels",
@@ -163,9 +165,9 @@ def test_find_wrong_labels(tmp_path):
     assert facts["kept_wrong"] <= 0.02 * facts["kept"]
     plain, lstsd, cleaned = accuracy.values()
     assert plain < lstsd < cleaned
-    # The area under the curve, from the file alone: the share of pairs in the right order.
-    (_, y_right), _ = digits.load()
-    labels, is_wrong = digits.with_wrong_labels(y_right, 0.2, num_classes=10, seed=0)
+    # The area under the curve from the file only: the share of pairs in the right order.
+    (_, y_correct), _ = digits.load()
+    labels, is_wrong = label_noise.with_wrong_labels(y_correct, 0.2, num_classes=10, seed=0)
     with (tmp_path / "dynamics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["label"]) for row in rows] == labels.tolist()
@@ -174,6 +176,7 @@ def test_find_wrong_labels(tmp_path):
     assert pairs.mean() == pytest.approx(auc[guided], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_bring_your_own_tfdata(tmp_path):
     import tensorflow as tf
 
@@ -182,7 +185,7 @@ def test_bring_your_own_tfdata(tmp_path):
         tmp_path,
         replicas="strategy.num_replicas_in_sync",
         copies="len(model.pending.rows.value.values)",
-        refusal="refusal",
+        message="message",
         before="len(before['loss'])",
         epochs="history.epoch",
         coverage_before="before['teacher_coverage']",
@@ -191,20 +194,20 @@ def test_bring_your_own_tfdata(tmp_path):
         known="model.sample_tables['pending'].numpy()[1].mean()",
         accuracy="accuracy",
         difference="difference",
-        learnt="after['accuracy'][0] - before['accuracy'][0]",
+        learned="after['accuracy'][0] - before['accuracy'][0]",
     )
     assert facts["replicas"] == facts["copies"] == 2
-    assert "keras_lstsd.data.with_sample_index(train)" in facts["refusal"]
-    # 7 epochs before the cut, the other 13 after it, by a model that knows the past.
+    assert "keras_lstsd.data.with_sample_index(train)" in facts["message"]
+    # 7 epochs before the interruption, the other 13 after it, with the stored tables.
     assert facts["before"] == 7
     assert facts["epochs"] == [*range(7, 20)]
     assert facts["model_epoch"] == 19
     assert facts["coverage_before"] == [0] * 3 + [1] * 4
     assert facts["coverage_after"] == [1] * 13
-    assert facts["learnt"] > 0.1
+    assert facts["learned"] > 0.1
     assert facts["known"] == 1
     assert not any((tmp_path / "backup").glob("*"))
-    # What is served, in a process without the model.
+    # The exported student, in a process without the model.
     _, (x_test, y_test) = digits.load()
     archive = tf.saved_model.load(str(tmp_path / "serving/1"))
     served = archive.serve(x_test).numpy()

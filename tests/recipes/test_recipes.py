@@ -126,6 +126,7 @@ def student_in(folder):
 ALL_KILLS = list(itertools.product(METHODS, ("nojit_compile", "jit_compile")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "xla"),
     ALL_KILLS if os.environ.get("KERAS_LSTSD_KILLS") else [("lstsd", "nojit_compile")],
@@ -193,6 +194,7 @@ def test_ctrl_c_keeps_finished_runs(tmp_path):
     assert 1 <= len(runs_in(tmp_path)) < 1000
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_same_score(tmp_path):
     flags = ("digits", "--method=lstsd", "--seeds=1", "--epochs=40")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"

@@ -10,7 +10,16 @@ import pytest
 pytest.importorskip("jax")
 ROOT = Path(__file__).parent.parent
 # Of the properties of all methods a choice, and of the generated cases those of small functions.
-CHOSEN = "(not test_properties or guidance or sav) and not any_batches and not zero_stop"
+CHOSEN = " and ".join(
+    (
+        "(not test_properties or guidance)",
+        "(not test_saved_methods or after)",
+        "(not test_plain_training or everything)",
+        "(not test_data_sources or py_dataset)",
+        "not any_batches",
+        "not zero_stop",
+    )
+)
 
 
 @pytest.mark.slow

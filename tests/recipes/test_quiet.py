@@ -8,13 +8,19 @@ import pytest
 def test_the_messages_of_a_failed_import_are_printed():
     code = """
 import os, sys
-sys.meta_path.insert(0, type("Fails", (), {"find_spec": lambda self, name, path=None, target=None:
-    os.write(2, b"written by a library") and sys.exit("no backend") if name == "keras" else None})())
+
+class Fails:
+    def find_spec(self, name, path=None, target=None):
+        if name == "keras":
+            os.write(2, b"written by a library, ")
+            sys.exit("no backend")
+
+sys.meta_path.insert(0, Fails())
 import recipes
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == "written by a libraryno backend\n"
+    assert result.stderr == "written by a library, no backend\n"
 
 
 @pytest.mark.tensorflow

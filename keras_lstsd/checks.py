@@ -118,7 +118,7 @@ def warn_of_overrides(student: keras.Model) -> None:
 def _overrides(cls: type, name: str) -> bool:
     """Whether a class has a method of its own instead of Keras's."""
     owner = next(base for base in cls.__mro__ if name in vars(base))
-    return not owner.__module__.startswith("keras.src")
+    return not compat.is_of_keras(owner)
 
 
 def check_loss(model: Any) -> None:
@@ -129,11 +129,13 @@ def check_loss(model: Any) -> None:
             several units (multi-label), for a regression loss on one linear unit.
     """
     loss = compat.compiled_loss(model)
-    name, units = _loss_name(loss), model.student_units
+    function = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name, units = _loss_name(function), model.student_units
     activation = outputs.last_activation(model.student)
     if name.startswith("binary") and units > 1 and activation != "softmax":
         raise ValueError(outputs.multi_label_message(f"{units} output units with loss={loss!r}"))
-    regression = ("mean_squared_error", "mse", "mean_absolute_error", "mae", "huber", "log_cosh")
+    errors = ("squared", "absolute", "absolute_percentage", "squared_logarithmic")
+    regression = (*(f"mean_{error}_error" for error in errors), "huber", "log_cosh")
     if name in regression and units == 1 and activation == "linear":
         raise ValueError(
             "A regression cannot be guided: guidance compares probabilities of classes. "
@@ -141,10 +143,10 @@ def check_loss(model: Any) -> None:
             "one logit with `keras.losses.BinaryCrossentropy(from_logits=True)`."
         )
     expected = None
-    if isinstance(loss, keras.losses.Loss):
+    if isinstance(function, keras.losses.Loss):
         # A user's class may have no config.
         try:
-            expected = loss.get_config().get("from_logits")
+            expected = function.get_config().get("from_logits")
         except NotImplementedError:
             expected = None
     elif name.endswith("crossentropy"):
@@ -162,11 +164,9 @@ def check_loss(model: Any) -> None:
 def _loss_name(loss: Any) -> str:
     """Keras's name of a loss, such as "binary_crossentropy"; empty for a user's own."""
     if isinstance(loss, keras.losses.Loss):
-        kind = next(base for base in type(loss).__mro__ if base.__module__.startswith("keras.src"))
+        kind = next(filter(compat.is_of_keras, type(loss).__mro__))
         words = [letter if letter.islower() else f"_{letter.lower()}" for letter in kind.__name__]
         return "".join(words).strip("_")
-    if isinstance(loss, str):
-        return "".join(c if c.islower() or c == "_" else f"_{c.lower()}" for c in loss).strip("_")
     name = getattr(loss, "__name__", "")
     # A user's function may have the name of one of Keras's.
     return name if getattr(keras.losses, name, None) is loss else ""

@@ -38,6 +38,11 @@ def own_metrics(student: keras.Model) -> Iterable[keras.Metric]:
             yield from layer._metrics
 
 
+def is_of_keras(cls: type) -> bool:
+    """Whether Keras itself defines a class."""
+    return cls.__module__.startswith("keras.src")
+
+
 def forget_restored_epoch(model: keras.Model) -> None:
     """Clears where `BackupAndRestore` resumed; Keras would start the next `fit` there as well."""
     model._initial_epoch = None

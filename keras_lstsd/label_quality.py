@@ -193,7 +193,9 @@ def check_tables(model: Any) -> None:
     """
     has_table = getattr(model, "needs_sample_index", False)
     if not has_table or "pending" not in model.sample_tables:
-        received = f"{type(model).__name__}, which has {'not been trained' if has_table else 'none'}"
+        received = (
+            f"{type(model).__name__}, which has {'not been trained' if has_table else 'none'}"
+        )
         raise ValueError(
             "The model has no table of predictions per sample. "
             f"Received: {received}. Expected: a trained `keras_lstsd.LSTSD` or "

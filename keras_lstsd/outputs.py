@@ -126,9 +126,11 @@ def classes_of(y: Any, num_classes: int) -> Any:
     of one unit the nearer one. An all-zero row and NaN are missing, and so is any class number
     outside `[0, classes)`.
     """
-    y = ops.convert_to_tensor(y)
+    y = _numbers(y)
     if is_one_hot(y, num_classes):
-        return ops.where(ops.max(y, axis=-1) > 0, ops.cast(ops.argmax(y, axis=-1), "int32"), -1)
+        # A sum, as Keras takes no maximum of an empty batch; it is NaN where a share is.
+        has_label = ops.sum(ops.cast(y, "float32"), axis=-1) > 0
+        return ops.where(has_label, ops.cast(ops.argmax(y, axis=-1), "int32"), -1)
     y = ops.reshape(y, (-1,))
     if keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype)):
         return ops.cast(ops.where(ops.isfinite(y), ops.floor(y + 0.5), -1.0), "int32")
@@ -137,15 +139,22 @@ def classes_of(y: Any, num_classes: int) -> Any:
 
 def hard_classes_of(y: Any, num_classes: int) -> Any:
     """As `classes_of`, but -1 for soft and multi-hot labels, which may change on purpose."""
-    y = ops.convert_to_tensor(y)
+    y = _numbers(y)
     classes = classes_of(y, num_classes)
     if is_one_hot(y, num_classes):
         shares = ops.cast(y, "float32")
-        is_hard = (ops.max(shares, axis=-1) == 1) & (ops.sum(shares, axis=-1) == 1)
+        is_hard = ops.any(shares == 1, axis=-1) & (ops.sum(shares, axis=-1) == 1)
     else:
         values = ops.reshape(ops.cast(y, "float32"), (-1,))
         is_hard = values == ops.floor(values)
     return ops.where(is_hard, classes, -1)
+
+
+def _numbers(y: Any) -> Any:
+    """Labels as a tensor of numbers; of bool as integers."""
+    y = ops.convert_to_tensor(y)
+    is_bool = keras.backend.standardize_dtype(y.dtype) == "bool"
+    return ops.cast(y, "int32") if is_bool else y
 
 
 def is_one_hot(y: Any, num_classes: int) -> bool:

@@ -156,9 +156,7 @@ def prepare(
     facts = json.loads(json.dumps(facts, default=float))
     if saved.get("start_epoch") == interrupted:
         facts["start_epoch"] = interrupted
-    differing = sorted(
-        name for name in saved.keys() & facts.keys() if saved[name] != facts[name]
-    )
+    differing = sorted(name for name in saved.keys() & facts.keys() if saved[name] != facts[name])
     if differing or not saved:
         received, expected = (
             ", ".join(f"{name}={values[name]}" for name in differing) or "no fingerprint"

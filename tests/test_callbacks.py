@@ -1,35 +1,37 @@
+"""Epoch boundaries, and the curves that Keras's callbacks show."""
+
 import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import LSTSD, RotateTeachers, SelfDistillation
+from keras_lstsd import LSTSD, Distillation, RotateTeachers
 
 X, Y = np.ones((6, 2), "float32"), np.zeros(6)
 
 
-class Noting(SelfDistillation):
-    """Notes when the hooks of the edges are called."""
+class Noting(Distillation):
+    """Notes when the hooks of the epoch boundaries are called."""
 
     def __init__(self, *arguments, **options):
         self.calls = []
         super().__init__(*arguments, **options)
 
-    def on_epoch_edge(self, epoch):
+    def on_epoch_start(self, epoch):
         self.calls.append(("epoch", epoch))
 
-    def on_generation_edge(self, generation):
-        self.calls.append(("generation", generation))
+    def on_stage_start(self, stage):
+        self.calls.append(("stage", stage))
 
 
 def noting():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
-    model = Noting(network, 6, mini_generation_epochs=2)
+    model = Noting(network, mini_generation_epochs=2)
     model.compile("sgd", "sparse_categorical_crossentropy")
     return model
 
 
-EDGES = [("epoch", 1), ("epoch", 2), ("generation", 1), ("epoch", 3), ("epoch", 4)]
-EDGES += [("generation", 2)]
+BOUNDARIES = [("epoch", 0), ("stage", 0), ("epoch", 1), ("epoch", 2), ("stage", 1)]
+BOUNDARIES += [("epoch", 3), ("epoch", 4), ("stage", 2)]
 
 
 def as_list(model):
@@ -47,31 +49,31 @@ def with_rotation(model):
 @pytest.mark.parametrize(
     "callbacks", [lambda model: None, as_list, as_callback_list, with_rotation]
 )
-def test_edges_come_once_however_the_callback_is_given(callbacks):
+def test_hooks_are_called_once_however_the_callback_is_given(callbacks):
     model = noting()
     model.fit(X, Y, epochs=5, verbose=0, callbacks=callbacks(model))
-    assert model.calls == EDGES
+    assert model.calls == BOUNDARIES
 
 
-def test_edges_go_on_over_several_fits():
+def test_epochs_are_counted_over_several_fits():
     model = noting()
     for _ in range(5):
         model.fit(X, Y, verbose=0)
-    assert model.calls == EDGES
+    assert model.calls == BOUNDARIES
 
 
-def test_a_model_without_teachers_is_refused():
+def test_a_model_without_teachers_is_rejected():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     network.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"Received: Sequential.*LSTSD\(model"):
         network.fit(X, X, callbacks=[RotateTeachers()])
 
 
-def test_bad_input_is_told_before_an_epoch_is_backed_up(tmp_path):
-    """Wherever the callback stands in the list."""
+def test_bad_input_is_reported_before_an_epoch_is_backed_up(tmp_path):
+    """At every position of the callback in the list."""
     model = noting()
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    with pytest.raises(ValueError, match="Loss and weights must be finite"):
+    with pytest.raises(ValueError, match="The loss or the weights are not finite"):
         model.fit(X * np.nan, Y, epochs=2, verbose=0, callbacks=[backup, RotateTeachers()])
     assert list((tmp_path / "backup").iterdir()) == []
 

@@ -108,9 +108,7 @@ class MeanTeacher(Distillation):
             updates = ops.cast(self.average.updates, "float32")
             weight = weight * ops.minimum(updates / self.rampup_steps, 1.0)
         coverage = ops.broadcast_to(known, ops.shape(values))
-        return Guidance(
-            ops.where(known, weight * values, 0.0), logs={"teacher_coverage": coverage}
-        )
+        return Guidance(ops.where(known, weight * values, 0.0), logs={"teacher_coverage": coverage})
 
     def after_update(self) -> None:
         """w' <- a_t w' + (1 - a_t) w."""

@@ -1,7 +1,5 @@
 """Temporal Ensembling (Laine and Aila, 2016), as a teacher of labelled samples."""
 
-from typing import Any
-
 import keras
 from keras import ops
 

@@ -1,3 +1,5 @@
+"""Backups, atomic files and the run fingerprint."""
+
 import json
 import resource
 import shutil
@@ -7,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import DUPS, LSTSD, SelfDistillation, SingleTeacherLSTSD, checkpoints
+from keras_lstsd import DUPS, LSTSD, Distillation, SingleTeacherLSTSD, saving
 from keras_lstsd.data import SampleBatches
-from keras_lstsd.data.pipeline import fingerprint
+from tests.models import wrapped
 
 SAMPLES, CLASSES = 12, 3
 draw = np.random.default_rng(0)
@@ -20,7 +22,7 @@ Y = np.arange(SAMPLES) % CLASSES
 def trained(
     folder,
     epochs,
-    cls=SelfDistillation,
+    cls=Distillation,
     classes=CLASSES,
     x=X,
     y=Y,
@@ -28,30 +30,34 @@ def trained(
     dtype="float32",
     **options,
 ):
-    """A training whose backup stays, as that of an interrupted one does."""
+    """A training whose backup stays, as that of an interrupted run."""
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy(dtype)
     student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(classes, "softmax")])
     keras.config.set_dtype_policy("float32")
-    model = cls(student, len(y), length)
+    model = wrapped(cls, student, len(y), mini_generation_epochs=length)
     model.compile("sgd", "sparse_categorical_crossentropy")
-    backup = keras.callbacks.BackupAndRestore(
-        folder, double_checkpoint=True, delete_checkpoint=False
-    )
+    callbacks = []
+    if folder is not None:
+        callbacks = [
+            keras.callbacks.BackupAndRestore(
+                folder, double_checkpoint=True, delete_checkpoint=False
+            )
+        ]
     settings = {"batch_size": 5, "verbose": 0} | options
-    history = model.fit(x, y, epochs=epochs, callbacks=[backup], **settings)
+    history = model.fit(x, y, epochs=epochs, callbacks=callbacks, **settings)
     return model, history.epoch
 
 
-def assert_goes_on(folder, epochs_left, epochs=4):
+def assert_resumes(folder, epochs_left, epochs=4):
     resumed, trained_epochs = trained(folder, epochs)
     assert trained_epochs == epochs_left
-    through, _ = trained(folder.with_name("through"), epochs)
-    for first, second in zip(resumed.get_weights(), through.get_weights(), strict=True):
+    whole, _ = trained(folder.with_name("whole"), epochs)
+    for first, second in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
-def spoil(path, how):
+def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "truncated":
         del content[len(content) // 2 :]
@@ -68,28 +74,28 @@ def spoil(path, how):
 
 
 @pytest.mark.parametrize("how", ["truncated", "emptied", "one bit"])
-def test_the_state_before_a_damaged_one_is_resumed(tmp_path, how):
+def test_the_backup_before_a_damaged_one_is_resumed(tmp_path, how):
     trained(tmp_path / "backup", 3)
-    spoil(tmp_path / "backup/latest.weights.h5", how)
-    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+    damage(tmp_path / "backup/latest.weights.h5", how)
+    assert_resumes(tmp_path / "backup", epochs_left=[2, 3])
 
 
 @pytest.mark.parametrize("how", ["truncated", "emptied", "one bit"])
-def test_damage_is_told_with_the_name_of_the_file(tmp_path, how):
+def test_damage_is_reported_with_the_name_of_the_file(tmp_path, how):
     model, _ = trained(tmp_path / "backup", 2)
     model.save_weights(tmp_path / "mine.weights.h5")
-    spoil(tmp_path / "mine.weights.h5", how)
+    damage(tmp_path / "mine.weights.h5", how)
     with pytest.raises(OSError, match=r"mine\.weights\.h5 is damaged"):
         model.load_weights(tmp_path / "mine.weights.h5")
     for name in ("latest.weights.h5", "latest.weights.h5.bkp"):
-        spoil(tmp_path / "backup" / name, how)
+        damage(tmp_path / "backup" / name, how)
     with pytest.raises(OSError, match=r"latest\.weights\.h5 is damaged.*\.bkp is damaged"):
         trained(tmp_path / "backup", 3)
 
 
 @pytest.mark.parametrize("cls", [LSTSD, DUPS, SingleTeacherLSTSD])
-def test_rows_of_another_temperature_are_refused(tmp_path, cls):
-    """Networks that are the teachers have none."""
+def test_rows_of_another_temperature_are_rejected(tmp_path, cls):
+    """A method whose teachers are networks has no such rows."""
     path = tmp_path / "mine.weights.h5"
     saved, other = trained(tmp_path / "saved", 1, cls)[0], trained(tmp_path / "other", 1, cls)[0]
     other.temperature = 3.0
@@ -104,24 +110,24 @@ def test_rows_of_another_temperature_are_refused(tmp_path, cls):
 
 
 @pytest.mark.parametrize("metadata", ["", '{"epoch": 2', '{"epoch": 1, "batch": 0}', None])
-def test_the_weights_say_which_epoch_they_are_of(tmp_path, metadata):
+def test_the_epoch_of_a_backup_is_that_of_its_weights(tmp_path, metadata):
     trained(tmp_path / "backup", 2)
     path = tmp_path / "backup/training_metadata.json"
     path.unlink()
     if metadata is not None:
         path.write_text(metadata)
-    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+    assert_resumes(tmp_path / "backup", epochs_left=[2, 3])
 
 
-def test_what_a_finished_run_left_behind_is_not_resumed(tmp_path):
+def test_files_that_a_finished_run_left_are_not_resumed(tmp_path):
     trained(tmp_path / "backup", 4)
     for name in ("latest.weights.h5", "latest.weights.h5.bkp"):
         (tmp_path / "backup" / name).unlink()
-    assert_goes_on(tmp_path / "backup", epochs_left=[0, 1, 2, 3])
+    assert_resumes(tmp_path / "backup", epochs_left=[0, 1, 2, 3])
 
 
 def test_a_later_fit_is_resumed_at_its_own_epoch(tmp_path):
-    """The backup counts the epochs of a call of `fit`, the model those of its life."""
+    """The backup counts the epochs of a call of `fit`, the model those of all calls."""
     model, _ = trained(tmp_path / "backup", 3)
     shutil.rmtree(tmp_path / "backup")
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
@@ -132,47 +138,47 @@ def test_a_later_fit_is_resumed_at_its_own_epoch(tmp_path):
     assert again.epoch == 5
 
 
-def test_a_fit_does_not_go_on_from_the_backup_of_a_later_one(tmp_path):
+def test_a_fit_does_not_resume_the_backup_of_a_later_one(tmp_path):
     model, _ = trained(tmp_path / "backup", 3)
     shutil.rmtree(tmp_path / "backup")
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
     model.fit(X, Y, batch_size=5, epochs=2, verbose=0, callbacks=[backup])
-    with pytest.raises(ValueError, match="begun=0.*begun=3"):
+    with pytest.raises(ValueError, match="start_epoch=0.*start_epoch=3"):
         trained(tmp_path / "backup", 3)
 
 
 @pytest.mark.tensorflow
-def test_a_folder_elsewhere_is_left_to_keras(tmp_path, monkeypatch, caplog):
+def test_a_remote_folder_is_left_to_keras(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     backup = keras.callbacks.BackupAndRestore("memory://bucket/x")
-    checkpoints.prepare(backup, {})
+    saving.prepare(backup, {})
     assert list(tmp_path.iterdir()) == []
-    assert "Keras alone resumes" in caplog.text
+    assert "only Keras restores from it" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "parts"),
     [
-        ({"x": X[:9], "y": Y[:9]}, ["num_samples=9", "num_samples=12"]),
+        ({"x": X[:9], "y": Y[:9]}, ["'samples': 9", "'samples': 12"]),
         ({"classes": 5}, ["num_classes=5", "num_classes=3"]),
-        ({"y": Y[::-1]}, ["12 samples (checksum "]),
-        ({"x": X + 1}, ["12 samples (checksum "]),
-        ({"batch_size": 4}, ["batches of 4", "batches of 5"]),
-        ({"shuffle": False}, ["in order", "shuffled"]),
-        ({"cls": LSTSD}, ["method=LSTSD", "method=SelfDistillation"]),
-        ({"length": 3}, ["mini_generation_epochs=3", "mini_generation_epochs=6"]),
+        ({"y": Y[::-1]}, ["'samples': 12, 'checksum': "]),
+        ({"x": X + 1}, ["'samples': 12, 'checksum': "]),
+        ({"batch_size": 4}, ["'batch_size': 4", "'batch_size': 5"]),
+        ({"shuffle": False}, ["'shuffle': False", "'shuffle': True"]),
+        ({"cls": LSTSD}, ["method=LSTSD", "method=Distillation"]),
+        ({"length": 3}, ["'mini_generation_epochs': 3", "'mini_generation_epochs': 6"]),
         ({"dtype": "mixed_bfloat16"}, ["precision=mixed_bfloat16", "precision=float32"]),
     ],
 )
-def test_the_backup_of_another_training_is_refused(tmp_path, change, told):
+def test_the_backup_of_another_run_is_rejected(tmp_path, change, parts):
     trained(tmp_path / "backup", 2)
-    with pytest.raises(ValueError, match="is of another training") as error:
+    with pytest.raises(ValueError, match="is of another run") as error:
         trained(tmp_path / "backup", 4, **change)
-    assert all(part in str(error.value) for part in [*told, "Received", "Expected"])
-    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+    assert all(part in str(error.value) for part in [*parts, "Received", "Expected"])
+    assert_resumes(tmp_path / "backup", epochs_left=[2, 3])
 
 
-def test_a_data_set_is_told_from_another(tmp_path):
+def test_the_backup_of_another_kind_of_data_is_rejected(tmp_path):
     class Lazy(keras.utils.PyDataset):
         def __len__(self):
             return 2
@@ -183,49 +189,25 @@ def test_a_data_set_is_told_from_another(tmp_path):
 
     first, _ = trained(tmp_path / "backup", 2)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    with pytest.raises(ValueError, match="data=a Lazy of 2 batches"):
+    with pytest.raises(ValueError, match="data={'type': 'Lazy', 'length': 2}"):
         first.fit(Lazy(), epochs=3, verbose=0, callbacks=[backup])
 
 
-@pytest.mark.tensorflow
-def test_a_tf_data_set_is_told_by_its_elements():
-    import tensorflow as tf
-
-    from keras_lstsd.data import with_sample_index
-    from keras_lstsd.data.pipeline import fingerprint
-
-    data = with_sample_index(tf.data.Dataset.from_tensor_slices((X, Y)))
-    told = {fingerprint(data.batch(size)) for size in (3, 4, 4)}
-    assert len(told) == 2
-    assert fingerprint(data.batch(3).repeat()) not in told
-
-
-def test_strings_are_told_by_what_they_say():
-    def told():
-        words = np.array(["".join(["a", str(number)]) for number in range(4)], object)
-        return fingerprint(SampleBatches(words, np.zeros(4), batch_size=2))
-
-    assert told() == told()
-
-
-def test_a_layer_is_told_by_its_settings():
-    def told(rate):
-        images = np.zeros((4, 8, 8, 3), "uint8")
-        return str(SampleBatches(images, np.zeros(4), layers=[keras.layers.RandomRotation(rate)]))
-
-    assert told(0.1) == told(0.1) != told(0.2)
-
-
-def test_the_fingerprint_of_large_arrays_looks_at_rows_everywhere():
-    x, y = np.zeros((10_000, 2), "float32"), np.zeros(10_000, "int32")
-    other = x.copy()
-    other[-1] = 1
-    assert str(SampleBatches(x, y)) == str(SampleBatches(x.copy(), y))
-    assert str(SampleBatches(other, y)) != str(SampleBatches(x, y))
+def test_the_run_fingerprint_has_settings_and_data_and_is_json():
+    model, _ = trained(None, 2, cls=LSTSD)
+    found = model.fingerprint()
+    assert json.loads(json.dumps(found)) == found
+    assert found["method"] == "LSTSD"
+    assert found["settings"]["num_samples"] == SAMPLES
+    assert found["settings"]["mini_generation_epochs"] == 6
+    assert found["settings"]["temperature"] == 2.0
+    assert "student" not in found["settings"]
+    assert found["data"]["samples"] == SAMPLES
+    assert (found["num_classes"], found["start_epoch"]) == (CLASSES, 0)
 
 
 @pytest.mark.parametrize("save_freq", [3, False])
-def test_a_backup_in_mid_epoch_is_refused(tmp_path, save_freq):
+def test_a_backup_in_the_middle_of_an_epoch_is_rejected(tmp_path, save_freq):
     model, _ = trained(tmp_path / "unused", 1)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=save_freq)
     for callbacks in ([backup], keras.callbacks.CallbackList([backup], model=model)):
@@ -233,7 +215,7 @@ def test_a_backup_in_mid_epoch_is_refused(tmp_path, save_freq):
             model.fit(X, Y, callbacks=callbacks)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_training(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"Backups cannot be written to .*file/backup"):
         trained(tmp_path / "file/backup", 1)
@@ -241,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
 
 @pytest.fixture
 def full_disk():
-    """Files longer than some bytes cannot be written, as on a disk with no more room."""
+    """Files longer than some bytes cannot be written, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(room):
@@ -253,66 +235,68 @@ def full_disk():
 
 @pytest.mark.parametrize("room", [0, 3000, 12_000])
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
-def test_a_full_disk_leaves_the_file_from_before(tmp_path, full_disk, name, room):
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path, full_disk, name, room):
     model, _ = trained(tmp_path / "backup", 2)
     save = model.save if name.endswith(".keras") else model.save_weights
     save(tmp_path / name)
     before = (tmp_path / name).read_bytes()
     full_disk(room)
-    with pytest.raises(OSError, match=f"{name} could not be written.*from before is whole"):
+    with pytest.raises(OSError, match=f"{name} could not be written.*the old file is intact"):
         save(tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
 
 
-def test_a_training_stopped_by_a_full_disk_is_resumed(tmp_path, full_disk):
+def test_a_run_that_a_full_disk_stopped_is_resumed(tmp_path, full_disk):
     trained(tmp_path / "backup", 2)
     room, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     full_disk(3000)
     with pytest.raises(OSError, match=r"latest\.weights\.h5"):
         trained(tmp_path / "backup", 4)
     full_disk(room)
-    assert_goes_on(tmp_path / "backup", epochs_left=[2, 3])
+    assert_resumes(tmp_path / "backup", epochs_left=[2, 3])
 
 
 def test_a_saved_model_runs_no_code(tmp_path):
-    """Keras's safe mode stays on: functions in a file are refused, unless a person says so."""
+    """Keras's safe mode stays on: functions in a file are rejected unless the user allows them."""
     student = keras.Sequential(
         [keras.Input((4,)), keras.layers.Lambda(lambda x: x[:, :3]), keras.layers.Softmax()]
     )
-    model = SelfDistillation(student, SAMPLES)
+    model = Distillation(student)
     model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="arbitrary code execution"):
         keras.saving.load_model(tmp_path / "model.keras")
 
 
-def test_facts_are_kept_beside_the_weights(tmp_path):
+def test_facts_are_stored_with_the_weights(tmp_path):
     model, _ = trained(tmp_path / "backup", 2)
-    facts = checkpoints.facts_of(tmp_path / "backup/latest.weights.h5")
-    assert (facts["epoch"], facts["num_samples"], facts["num_classes"]) == (2, SAMPLES, CLASSES)
+    facts = saving.facts_of(tmp_path / "backup/latest.weights.h5")
+    assert (facts["epoch"], facts["num_classes"]) == (2, CLASSES)
+    assert facts["settings"] == model.settings()
+    assert facts["data"]["samples"] == SAMPLES
     model.student.save_weights(tmp_path / "plain.weights.h5")
-    assert checkpoints.facts_of(tmp_path / "plain.weights.h5") == {}
+    assert saving.facts_of(tmp_path / "plain.weights.h5") == {}
     assert json.loads((tmp_path / "backup/training_metadata.json").read_text())["epoch"] == 2
 
 
-def test_a_model_in_a_loop_of_ones_own_is_saved(tmp_path):
+def test_a_model_that_was_never_fitted_is_saved(tmp_path):
     student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     LSTSD(student, 5).save_weights(tmp_path / "a.weights.h5")
-    assert checkpoints.facts_of(tmp_path / "a.weights.h5")["num_classes"] == 3
+    assert saving.facts_of(tmp_path / "a.weights.h5")["num_classes"] == 3
 
 
-def test_images_on_the_device_need_no_room(tmp_path, monkeypatch):
+def test_images_on_the_device_are_not_saved(tmp_path, monkeypatch):
     student = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     )
-    model = SelfDistillation(student, 2000)
+    model = Distillation(student)
     model.compile("sgd", "sparse_categorical_crossentropy")
     images = np.zeros((2000, 8, 8, 3), "uint8")
     model.fit(SampleBatches(images, np.zeros(2000), batch_size=500, on_device=True), verbose=0)
-    sought = []
-    replacing = checkpoints.replacing
+    reserved = []
+    replacing = saving.replacing
     monkeypatch.setattr(
-        checkpoints, "replacing", lambda path, room=0: sought.append(room) or replacing(path, room)
+        saving, "replacing", lambda path, room=0: reserved.append(room) or replacing(path, room)
     )
     model.save_weights(tmp_path / "a.weights.h5")
-    assert (tmp_path / "a.weights.h5").stat().st_size < sought[0] < images.nbytes
+    assert (tmp_path / "a.weights.h5").stat().st_size < reserved[0] < images.nbytes

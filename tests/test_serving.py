@@ -1,4 +1,4 @@
-"""What is exported serves without Keras and this library, and weighs what the student weighs."""
+"""Exported folders serve without Keras and this library, and contain the student only."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ from keras import layers
 
 from keras_lstsd import LSTSD, MeanTeacher, SnapshotEnsemble
 from keras_lstsd.backbones import text_cnn
+from tests.models import wrapped
 
 SAMPLES = 12
 draw = np.random.default_rng(0)
@@ -44,7 +45,7 @@ def dict_student():
 
 
 def trained(student, x, y, cls=LSTSD, **arguments):
-    model = cls(student, SAMPLES, **arguments)
+    model = wrapped(cls, student, SAMPLES, **arguments)
     loss = (
         keras.losses.BinaryCrossentropy(from_logits=model.from_logits)
         if student.output_shape[-1] == 1
@@ -55,7 +56,7 @@ def trained(student, x, y, cls=LSTSD, **arguments):
     return model
 
 
-# The model, its inputs, and what its signature takes.
+# The model, its inputs, and those of its signature.
 MODELS = {
     "image": lambda: (
         trained(image_student(), IMAGES, LABELS),
@@ -129,26 +130,29 @@ def softmax(outputs, from_logits):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_client_without_keras_gets_what_predict_puts_out(tmp_path, kind):
+def test_a_client_without_keras_gets_the_outputs_of_predict(tmp_path, kind):
     model, x, inputs = MODELS[kind]()
     names = ["Katze", "Hündin", "dog"][: model.num_classes]
     model.export(tmp_path / "plain", verbose=False)
     model.export(tmp_path / "named", verbose=False, probabilities=True, class_names=names)
     np.savez(tmp_path / "x.npz", **(x if isinstance(x, dict) else {"only": x}))
-    told = json.loads(run(sys.executable, "-c", CLIENT, tmp_path).splitlines()[-1])
-    assert told["inputs"] == inputs
-    assert sorted(told["imported"]) == ["keras", "keras_lstsd"]  # The two that were barred.
+    client = json.loads(run(sys.executable, "-c", CLIENT, tmp_path).splitlines()[-1])
+    assert client["inputs"] == inputs
+    assert sorted(client["imported"]) == [
+        "keras",
+        "keras_lstsd",
+    ]  # The two that the client blocked.
     # Each weight once; no seed, table, teacher or optimizer.
-    assert told["shapes"] == sorted(list(weight.shape) for weight in model.student.weights)
+    assert client["shapes"] == sorted(list(weight.shape) for weight in model.student.weights)
     outputs = model.predict(x, verbose=0)
     probabilities = softmax(outputs, model.from_logits)
-    likeliest = np.array(names)[probabilities.argmax(-1)]
-    assert len(set(likeliest)) > 1
+    most_probable = np.array(names)[probabilities.argmax(-1)]
+    assert len(set(most_probable)) > 1
     expected = {
         "plain ": outputs,
         "compiled ": outputs,
         "named probabilities": probabilities,
-        "named class_name": likeliest,
+        "named class_name": most_probable,
         "named_compiled ": probabilities,
     }
     answers = dict(np.load(tmp_path / "answers.npz", allow_pickle=True))
@@ -164,7 +168,7 @@ def test_a_client_without_keras_gets_what_predict_puts_out(tmp_path, kind):
 
 
 @pytest.mark.tensorflow
-def test_the_command_line_client_gets_what_predict_puts_out(tmp_path):
+def test_the_command_line_client_gets_the_outputs_of_predict(tmp_path):
     model, x, _ = MODELS["dict"]()
     model.export(tmp_path / "1", verbose=False, probabilities=True, class_names=["ham", "spam"])
     for name, array in x.items():
@@ -182,7 +186,7 @@ def test_the_command_line_client_gets_what_predict_puts_out(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_the_folder_weighs_what_the_student_weighs(tmp_path):
+def test_the_folder_is_as_large_as_the_students_weights(tmp_path):
     """Within 5 %, graph included; tables and optimizer would make it six times as much."""
     student = keras.Sequential(
         [keras.Input((1000,)), layers.Dense(1000), layers.Dropout(0.2), layers.Dense(10)]
@@ -193,31 +197,33 @@ def test_the_folder_weighs_what_the_student_weighs(tmp_path):
     model.fit(draw.normal(size=(4, 1000)).astype("float32"), np.arange(4), verbose=0)
     model.export(tmp_path / "1", verbose=False, class_names=list("abcdefghij"))
     weights = sum(weight.numpy().nbytes for weight in student.weights)
-    remembered = model.variables + model.optimizer.variables
-    assert sum(variable.numpy().nbytes for variable in remembered) > 5 * weights
+    all_variables = model.variables + model.optimizer.variables
+    assert sum(variable.numpy().nbytes for variable in all_variables) > 5 * weights
     folder = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert weights < folder < 1.05 * weights
 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("cls", "arguments", "asked"),
+    ("cls", "arguments", "options"),
     [
         (MeanTeacher, {"momentum": 0.5}, {"teacher": True}),
         (SnapshotEnsemble, {"mini_generation_epochs": 1}, {}),
     ],
 )
-def test_names_are_those_of_whom_predict_asks(tmp_path, cls, arguments, asked):
+def test_class_names_are_those_of_the_outputs_of_predict(tmp_path, cls, arguments, options):
     import tensorflow as tf
 
     student = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
     model = trained(student, NUMBERS, LABELS, cls, **arguments)
-    outputs = model.predict(NUMBERS, verbose=0, **asked)
+    outputs = model.predict(NUMBERS, verbose=0, **options)
     assert np.abs(outputs - student.predict(NUMBERS, verbose=0)).max() > 1e-2
     names = ["a", "b", "c"]
     for probabilities, key in ((False, "outputs"), (True, "probabilities")):
         folder = tmp_path / key
-        model.export(folder, verbose=False, probabilities=probabilities, class_names=names, **asked)
+        model.export(
+            folder, verbose=False, probabilities=probabilities, class_names=names, **options
+        )
         loaded = tf.saved_model.load(folder)
         answer = loaded.serve(NUMBERS)
         assert sorted(answer) == ["class_name", key]
@@ -228,7 +234,7 @@ def test_names_are_those_of_whom_predict_asks(tmp_path, cls, arguments, asked):
 
 
 @pytest.mark.tensorflow
-def test_a_subclassed_student_is_told_its_dtypes(tmp_path):
+def test_a_subclassed_student_gets_its_dtypes_from_the_signature(tmp_path):
     import tensorflow as tf
 
     class Bag(keras.Model):
@@ -253,7 +259,7 @@ def test_a_subclassed_student_is_told_its_dtypes(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_a_student_of_strings_takes_its_vocabulary_along(tmp_path):
+def test_a_student_of_strings_is_exported_with_its_vocabulary(tmp_path):
     import tensorflow as tf
 
     words = layers.TextVectorization(vocabulary=["cat", "sat", "here"], output_sequence_length=3)
@@ -279,22 +285,24 @@ def test_a_student_of_strings_takes_its_vocabulary_along(tmp_path):
     assert written == sorted(list(weight.shape) for weight in student.weights)
 
 
-# === What is refused ===
+# === Errors ===
 
 
 def linear(cls=LSTSD):
-    return cls(keras.Sequential([keras.Input((3,)), layers.Dense(3)]), SAMPLES)
+    return wrapped(cls, keras.Sequential([keras.Input((3,)), layers.Dense(3)]), SAMPLES)
 
 
-def test_names_that_are_not_one_per_class_are_refused(tmp_path):
+def test_class_names_that_are_not_one_per_class_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"\['a', 'b'\].* a list of 3 different strings"):
         linear().export(tmp_path / "1", class_names=["a", "b"])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_student_without_weights_is_refused(tmp_path):
+def test_a_student_without_weights_is_rejected(tmp_path):
     model = LSTSD(keras.Sequential([layers.Dense(3)]), SAMPLES)
-    with pytest.raises(ValueError, match="There are no weights .*export after `fit`"):
+    with pytest.raises(
+        ValueError, match="The student has no weights to export yet.*export after `fit`"
+    ):
         model.export(tmp_path / "1", class_names=["a", "b", "c"])
 
 
@@ -306,7 +314,7 @@ def test_a_student_without_weights_is_refused(tmp_path):
         (SnapshotEnsemble, {}),
     ],
 )
-def test_other_formats_take_the_student_alone(tmp_path, cls, options):
+def test_other_formats_export_the_student_only(tmp_path, cls, options):
     formats = ["onnx"]
     if keras.backend.backend() != "tensorflow":
         formats.append("tf_saved_model")
@@ -317,6 +325,6 @@ def test_other_formats_take_the_student_alone(tmp_path, cls, options):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("option", ["teacher", "class_name"])
-def test_an_option_that_nothing_would_heed_is_refused(tmp_path, option):
+def test_an_unknown_option_is_rejected(tmp_path, option):
     with pytest.raises(TypeError, match=f"Received: {option}. Expected: `probabilities`"):
         linear().export(tmp_path / "1", **{option: True})

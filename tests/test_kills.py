@@ -7,8 +7,8 @@ without XLA; without that variable each method is killed twice.
 import os
 
 import pytest
-from recipes.methods import METHODS
 
+from recipes.methods import METHODS
 from tests.conftest import on_tensorflow
 from tests.kills import assert_resumed_run_equals_uninterrupted_run
 

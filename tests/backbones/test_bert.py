@@ -3,11 +3,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from recipes.methods import METHODS
 
 from keras_lstsd import LSTSD, outputs
 from keras_lstsd.backbones import bert
 from keras_lstsd.data import TokenBatches, tokens
+from recipes.methods import METHODS
 from tests.backbones.bert_weights import (
     CONFIG,
     PIECES,

@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from keras import ops
-from recipes.methods import METHODS
-from tests.settings import OFF, TINY
 
 from keras_lstsd.data import sample_order
+from recipes.methods import METHODS
 from tests import oracles
 from tests.models import wrapped
+from tests.settings import OFF, TINY
 
 on_jax = keras.backend.backend() == "jax"
 SAMPLES, FEATURES, CLASSES, RATE = 6, 4, 3, 0.1

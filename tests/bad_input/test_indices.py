@@ -3,10 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from recipes.methods import METHODS
-from tests.settings import TINY
 
 from keras_lstsd.data import with_sample_index
+from recipes.methods import METHODS
 from tests.bad_input.cases import (
     CLASSES,
     EVERYONE,
@@ -23,6 +22,7 @@ from tests.bad_input.cases import (
     train,
 )
 from tests.models import wrapped
+from tests.settings import TINY
 
 
 def fault(reason, where=True):

@@ -7,7 +7,6 @@ import pytest
 from keras_lstsd import LSTSD, outputs
 from keras_lstsd.backbones import bert
 from keras_lstsd.data import TokenBatches, tokens
-from recipes.methods import METHODS
 from tests.backbones.bert_weights import (
     CONFIG,
     PIECES,
@@ -17,7 +16,7 @@ from tests.backbones.bert_weights import (
     write_google,
     write_hugging_face,
 )
-from tests.models import guides, made
+from tests.models import every_class, guides, made
 
 pytestmark = pytest.mark.tensorflow
 INPUTS = {
@@ -142,7 +141,7 @@ def trained(name, multiple, epochs=4, **options):
     return model, x, model.fit(batches, epochs=epochs, verbose=0).history
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_class
 def test_padding_and_compiling_do_not_change_any_method(name):
     """Compares batches cut to 8 or 16 tokens with all 40 tokens, run eagerly or with XLA."""
     xla = name in ("lstsd", "mean_teacher", "dups_plus")

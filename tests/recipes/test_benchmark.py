@@ -21,6 +21,7 @@ def measured(tmp_path, what, *flags):
     return rows[2:], record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["step", "compile", "boundary"])
 def test_a_table_has_a_row_for_each_setting(what, tmp_path):
     flags = ("--student=mlp", "--method=lstsd,distiller", "--steps_per_execution=2", "--xla=off")
@@ -28,6 +29,7 @@ def test_a_table_has_a_row_for_each_setting(what, tmp_path):
     assert row[0] == ("lstsd" if what == "boundary" else "mlp")
 
 
+@pytest.mark.slow
 def test_steps_are_compared_by_the_size_of_the_tables(tmp_path):
     sizes = ("--table_samples=1280", "--table_samples=5000", "--table_samples=9000")
     rows, record = measured(tmp_path, "tables", "--builds=1", *sizes)

@@ -196,6 +196,8 @@ def test_a_students_own_methods_that_are_not_called_are_named_in_a_warning(cls, 
         model.fit(X, Y, verbose=0)
 
 
+# On JAX Keras itself cannot update a metric in a call.
+@pytest.mark.tensorflow
 def test_metrics_that_a_student_updates_in_its_call_are_logged():
     class Measured(Net):
         def __init__(self):

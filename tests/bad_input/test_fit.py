@@ -77,8 +77,17 @@ def test_other_data_without_index_is_rejected():
         compiled(lstsd()).fit(Batches(), verbose=0)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("bad", [-1, SAMPLES, 10**6])
+@pytest.mark.parametrize(
+    ("bad", "jit_compile"),
+    [
+        (-1, False),
+        (SAMPLES, False),
+        (10**6, False),
+        (-1, True),
+        pytest.param(SAMPLES, True, marks=pytest.mark.slow),
+        pytest.param(10**6, True, marks=pytest.mark.slow),
+    ],
+)
 def test_an_out_of_range_index_is_reported_at_the_end_of_the_epoch(bad, jit_compile):
     model = compiled(lstsd(), jit_compile=jit_compile)
     index = np.arange(SAMPLES, dtype="int32")
@@ -144,9 +153,14 @@ def generated_in_another_order_each_time():
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    "data", [shuffled_and_numbered_by_hand, generated_in_another_order_each_time]
+    ("data", "jit_compile"),
+    [
+        (shuffled_and_numbered_by_hand, False),
+        (generated_in_another_order_each_time, False),
+        (shuffled_and_numbered_by_hand, True),
+        pytest.param(generated_in_another_order_each_time, True, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("jit_compile", [False, True])
 def test_an_index_that_means_another_sample_in_each_epoch_is_reported(data, jit_compile):
     model = compiled(lstsd(), jit_compile=jit_compile)
     message = (
@@ -172,7 +186,7 @@ def test_only_hard_labels_show_that_an_index_means_another_sample(kind):
     one_hot = np.eye(CLASSES, dtype="float32")[Y]
     y = {"soft": 0.9 * one_hot + 0.05, "one-hot": one_hot, "integers": Y}[kind]
     loss = ("sparse_" if kind == "integers" else "") + "categorical_crossentropy"
-    model = compiled(lstsd(), loss=loss)
+    model = compiled(lstsd(), loss=loss, run_eagerly=True)
     data = Indexed(X, index, index[::-1].copy(), y=y)
     if kind == "soft":
         model.fit(data, epochs=2, shuffle=False, verbose=0)
@@ -185,7 +199,7 @@ def test_only_hard_labels_show_that_an_index_means_another_sample(kind):
 
 
 def fitted(x=X, y=Y):
-    model = compiled(LSTSD(student(), SAMPLES, mini_generation_epochs=1))
+    model = compiled(lstsd(), run_eagerly=True)
     model.fit(x, y, batch_size=10, verbose=0)
     return model
 
@@ -228,7 +242,7 @@ def test_changed_inputs_or_changed_labels_are_accepted(x, y):
 
 
 def test_methods_without_memory_per_sample_accept_renumbered_arrays():
-    model = compiled(DUPS(student()))
+    model = compiled(DUPS(student()), run_eagerly=True)
     model.fit(X, Y, verbose=0)
     model.fit(X[10:], Y[10:], verbose=0)
     assert model.epoch == 1

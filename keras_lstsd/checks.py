@@ -292,15 +292,6 @@ def check_labels_place(x: Any, y: Any, needs_sample_index: bool) -> None:
         )
 
 
-def is_sparse_or_ragged(arrays: Any) -> bool:
-    """Whether data has sparse or ragged parts, which cannot be gathered by row."""
-    parts = keras.tree.flatten(arrays)
-    names = {type(part).__name__ for part in parts}
-    return any(hasattr(part, "tocsr") for part in parts) or bool(
-        names & {"SparseTensor", "RaggedTensor", "BCOO"}
-    )
-
-
 def check_task_weight(reduction: str | None) -> None:
     """Rejects a reduction under which weighting the compiled loss would change its divisor.
 

@@ -134,7 +134,9 @@ class Distillation(Fitting, Saving, keras.Model):
         self.student_is_built()
 
     def student_is_built(self) -> None:
-        """Finds the classes of the student's output, and whether it is logits."""
+        """Finds the classes of the student's output, and whether it is logits, once."""
+        if hasattr(self, "student_units"):
+            return
         self.student_units = outputs.units(self.student)
         self.num_classes = max(self.student_units, 2)
         if self.from_logits is None:
@@ -213,17 +215,16 @@ class Distillation(Fitting, Saving, keras.Model):
         return loss
 
     def _step(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Step:
-        logits, index, validated = self.logits_of(y_pred), None, is_indexed(x)
-        if validated:
-            index, validated = x["sample_index"], "index_validated" in x
-        elif self.needs_sample_index:
-            raise ValueError(checks.missing_index(x))
+        logits, indexed = self.logits_of(y_pred), is_indexed(x)
+        index = x["sample_index"] if indexed else None
+        validated = indexed and "index_validated" in x
         if self.needs_sample_index:
-            index = (
-                ops.cast(index, "int32")
-                if validated
-                else checks.sample_rows(index, logits, self.num_samples)
-            )
+            if not indexed:
+                raise ValueError(checks.missing_index(x))
+            if validated:
+                index = ops.cast(index, "int32")
+            else:
+                index = checks.sample_rows(index, logits, self.num_samples)
         return Step(
             inputs=without_index(x),
             y=y,
@@ -231,7 +232,7 @@ class Distillation(Fitting, Saving, keras.Model):
             logits=logits,
             mask=compat.mask_of(y_pred),
             sample_weight=sample_weight,
-            mixing=x.get("mixing") if is_indexed(x) else None,
+            mixing=x.get("mixing") if indexed else None,
             index_validated=validated,
         )
 

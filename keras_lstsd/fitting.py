@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_lstsd import checks, compat, saving
 from keras_lstsd.callbacks import RotateTeachers
+from keras_lstsd.data.arrays import is_ragged, is_sparse
 from keras_lstsd.data.batches import SampleBatches, fingerprint
 from keras_lstsd.data.index import is_indexed, num_samples_of, without_index
 
@@ -58,9 +59,10 @@ class Fitting:
         checks.check_in_step(validation_data)
         self._count_samples(x, y)
         arrays = (x, y, sample_weight)
-        if y is not None and not (
-            not self.needs_sample_index and checks.is_sparse_or_ragged(arrays)
-        ):
+        gathered = self.needs_sample_index or not any(
+            is_sparse(part) or is_ragged(part) for part in keras.tree.flatten(arrays)
+        )
+        if y is not None and gathered:
             if validation_split and validation_data is None:
                 arrays, validation_data = _split(arrays, validation_split)
             x = SampleBatches(

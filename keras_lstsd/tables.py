@@ -51,9 +51,8 @@ class SampleTable(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int, int]) -> None:
         self.num_samples, num_classes = input_shape
-        padded = -(-(self.num_samples + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
         self.rows = self.add_weight(
-            shape=(padded, num_classes),
+            shape=(_padded(self.num_samples), num_classes),
             initializer=keras.initializers.Constant(UNWRITTEN),
             dtype=self.rows_dtype,
             trainable=False,
@@ -177,9 +176,8 @@ class LabelTable(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int]) -> None:
         (self.num_samples,) = input_shape
-        padded = -(-(self.num_samples + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
         self.rows = self.add_weight(
-            shape=(padded,),
+            shape=(_padded(self.num_samples),),
             initializer=keras.initializers.Constant(-1),
             dtype="int32",
             trainable=False,
@@ -336,6 +334,11 @@ def add(variable: keras.Variable, amounts: Any) -> None:
         variable.value.assign_add(amounts, read_value=False)
     else:
         variable.assign_add(amounts)
+
+
+def _padded(num_samples: int) -> int:
+    """Rows of a table for that many samples, spare rows included."""
+    return -(-(num_samples + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
 
 
 def _clamp_index(index: Any, num_samples: int) -> tuple[Any, Any]:

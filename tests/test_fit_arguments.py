@@ -10,32 +10,7 @@ from keras import layers, ops
 from keras_lstsd import DUPS, LSTSD, Distillation, MeanTeacher, TemporalEnsembling
 from keras_lstsd.data import CropAndFlip, SampleBatches, with_sample_index
 from tests.models import wrapped
-
-SAMPLES, CLASSES = 30, 3
-draw = np.random.default_rng(0)
-X = draw.normal(size=(SAMPLES, 4)).astype("float32")
-Y = draw.integers(0, CLASSES, SAMPLES)
-
-
-def student(last="softmax"):
-    hidden = layers.Dense(8, activation="tanh", kernel_regularizer="l2")
-    return keras.Sequential([keras.Input((4,)), hidden, layers.Dense(CLASSES, activation=last)])
-
-
-def compiled(model, **options):
-    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | options
-    model.compile(**options)
-    return model
-
-
-def lstsd(**arguments):
-    return LSTSD(student(), SAMPLES, **({"mini_generation_epochs": 1} | arguments))
-
-
-def tensor_slices(*arrays):
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(arrays or (X, Y))
+from tests.small import CLASSES, SAMPLES, X, Y, compiled, lstsd, student, tensor_slices
 
 
 def assert_trains_as_plain_keras(cls=LSTSD, x=X, y=Y, options=None, last="softmax", **arguments):
@@ -134,7 +109,7 @@ def test_training_in_the_debug_mode_of_tf_data_is_that_of_plain_keras(cls):
 def test_augmented_batches_train_in_the_debug_mode_of_tf_data():
     from tensorflow.python.data.ops import debug_mode
 
-    images = draw.integers(0, 256, (SAMPLES, 4, 4, 1)).astype("uint8")
+    images = np.random.default_rng(0).integers(0, 256, (SAMPLES, 4, 4, 1)).astype("uint8")
     losses = []
     for debug in (False, True):
         debug_mode.toggle_debug_mode(debug)

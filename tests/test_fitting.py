@@ -8,34 +8,7 @@ from keras import layers
 from keras_lstsd import DUPS, LSTSD, MeanTeacher, TemporalEnsembling
 from keras_lstsd.data import SampleBatches, with_sample_index
 from tests.models import wrapped
-
-SAMPLES, CLASSES = 30, 3
-draw = np.random.default_rng(0)
-X = draw.normal(size=(SAMPLES, 4)).astype("float32")
-Y = draw.integers(0, CLASSES, SAMPLES)
-
-
-def student(last="softmax"):
-    # Not ReLU, which turns NaN into 0 on some devices.
-    hidden = layers.Dense(8, activation="tanh", kernel_regularizer="l2")
-    return keras.Sequential([keras.Input((4,)), hidden, layers.Dense(CLASSES, activation=last)])
-
-
-def compiled(model, **options):
-    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | options
-    model.compile(**options)
-    return model
-
-
-def lstsd(**arguments):
-    return LSTSD(student(), SAMPLES, **({"mini_generation_epochs": 1} | arguments))
-
-
-def tensor_slices(*arrays):
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(arrays or (X, Y))
-
+from tests.small import CLASSES, SAMPLES, X, Y, compiled, lstsd, student, tensor_slices
 
 # === Data sets and arrays ===
 

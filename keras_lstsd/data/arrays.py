@@ -7,6 +7,17 @@ import keras
 import numpy as np
 
 
+def is_ragged(array: Any) -> bool:
+    """Whether data is a tf.RaggedTensor."""
+    return type(array).__name__ == "RaggedTensor"
+
+
+def is_sparse(array: Any) -> bool:
+    """Whether data is a sparse matrix or tensor."""
+    is_tensor = type(array).__name__ == "SparseTensor"
+    return is_tensor or hasattr(array, "toarray") or hasattr(array, "todense")
+
+
 def dense(array: Any) -> np.ndarray:
     """An array, tensor, DataFrame or Series as a NumPy array; float64 as Keras's float type.
 
@@ -14,11 +25,11 @@ def dense(array: Any) -> np.ndarray:
         ValueError: for a sparse matrix or tensor, or for rows of unequal lengths.
     """
     kind = type(array).__name__
-    if kind == "RaggedTensor":
+    if is_ragged(array):
         raise _ragged(
             f"a tf.RaggedTensor of shape {array.shape}", "`x.to_tensor()`, which pads with 0"
         )
-    if kind == "SparseTensor" or hasattr(array, "toarray") or hasattr(array, "todense"):
+    if is_sparse(array):
         code = "toarray()" if hasattr(array, "toarray") else "todense()"
         code = "tf.sparse.to_dense(x)" if kind == "SparseTensor" else f"x.{code}"
         raise ValueError(

@@ -17,8 +17,8 @@ from keras_lstsd.tables import ClassTable
 class DUPS(Distillation):
     """Each sample is taught by the mean prediction for some samples of its class, its peers.
 
-    For each class, `q_c = 1/n sum softmax(z / T)` over n random samples of that class, taken in
-    the last epoch of each stage (mini-generation), from the forward passes that trained on them.
+    For each class, `q_c = 1/n sum softmax(z / T)` over n random samples of that class. They are
+    taken in the last epoch of each stage (mini-generation), from the passes that trained on them.
     In the next stage, with p_T the student at temperature T and c the sample's class:
 
     `loss = student_weight * compiled + teacher_weight * KL[q_c || p_T]`.

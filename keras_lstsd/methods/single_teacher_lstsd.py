@@ -16,10 +16,10 @@ from keras_lstsd.teachers import Snapshot
 class SingleTeacherLSTSD(LSTSD):
     """LSTSD whose teachers are two earlier networks, the same for all samples.
 
-    The loss is that of `LSTSD`. q_short is the prediction of the weights at the end of the
-    previous epoch for the batch, q_long that of the weights at the end of the previous
-    mini-generation, both in inference mode. It is the paper's ablation for the value of per-sample
-    teachers. It costs two sets of weights and two forward passes a step.
+    The loss is that of `LSTSD`. q_short is the prediction for the batch by the weights at the end
+    of the previous epoch. q_long is that by the weights at the end of the previous
+    mini-generation. Both are in inference mode. It is the paper's ablation for the value of
+    per-sample teachers. It costs two sets of weights and two forward passes a step.
 
     Logs: as `LSTSD`.
 

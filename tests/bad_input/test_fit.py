@@ -7,11 +7,7 @@ from keras import layers
 
 from keras_lstsd import DUPS, LSTSD, Distillation, MeanTeacher
 from keras_lstsd.data import SampleBatches, with_sample_index
-
-SAMPLES, CLASSES = 30, 3
-draw = np.random.default_rng(0)
-X = draw.normal(size=(SAMPLES, 4)).astype("float32")
-Y = draw.integers(0, CLASSES, SAMPLES)
+from tests.small import CLASSES, SAMPLES, X, Y, compiled, tensor_slices
 
 
 def student(last="softmax", units=CLASSES):
@@ -22,20 +18,8 @@ def student(last="softmax", units=CLASSES):
     return keras.Sequential([keras.Input((4,)), *stack])
 
 
-def compiled(model, **options):
-    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | options
-    model.compile(**options)
-    return model
-
-
 def lstsd(**arguments):
     return LSTSD(student(), SAMPLES, **({"mini_generation_epochs": 1} | arguments))
-
-
-def tensor_slices(*arrays):
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(arrays or (X, Y))
 
 
 class Indexed(keras.utils.PyDataset):

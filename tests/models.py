@@ -24,9 +24,14 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+# The mean teacher runs the student twice in a step, and LSTSD writes tables.
+CHOSEN = ("mean_teacher", "lstsd")
 every = pytest.mark.parametrize("name", METHODS)
 every_class = pytest.mark.parametrize(
     "name", [name if name in CLASS_NAMES else slow(name) for name in METHODS]
+)
+chosen = pytest.mark.parametrize(
+    "name", [name if name in CHOSEN else slow(name) for name in METHODS]
 )
 
 

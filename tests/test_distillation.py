@@ -54,7 +54,7 @@ def weights_equal(first, second):
 # === Against plain Keras ===
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cls", [Distillation, LSTSD])
 def test_without_weights_training_is_plain_fit_bit_for_bit(cls, jit_compile):
     """Against keras.Model.fit on the same batches, with dropout, L2, clipping and momentum."""

@@ -11,7 +11,7 @@ import pytest
 from keras import layers, ops
 
 from tests.conftest import on_tensorflow
-from tests.models import CLASS_NAMES, CLASSES, SAMPLES, X, Y, dense_student, made, slow
+from tests.models import CHOSEN, CLASS_NAMES, CLASSES, SAMPLES, X, Y, dense_student, made, slow
 from tests.settings import OFF
 
 TOKENS = np.random.default_rng(1).integers(0, 6, (SAMPLES, 5))
@@ -176,8 +176,6 @@ def assert_trains_as_keras(name, case, jit_compile, weight=0.0):
     return found_logs
 
 
-# The mean teacher runs the student twice in a step, and LSTSD writes tables.
-CHOSEN = ("mean_teacher", "lstsd")
 PAIRS = [(name, case) for name in CLASS_NAMES for case in CASES]
 
 

@@ -11,6 +11,7 @@ from tests.models import (
     X,
     Y,
     assert_same,
+    chosen,
     compiled,
     every,
     every_class,
@@ -23,7 +24,7 @@ from tests.models import (
 from tests.settings import OFF
 
 
-@every_class
+@chosen
 def test_xla_gives_the_same_numbers(name):
     # TensorFlow draws other dropout masks under XLA.
     (plain, plain_logs), (xla, xla_logs) = (
@@ -45,7 +46,7 @@ def test_guidance_starts_and_is_logged(name):
     assert (history["loss"] == plain["loss"]) is not guided
 
 
-@every_class
+@chosen
 def test_two_runs_with_one_seed_are_equal_and_two_seeds_differ(name):
     first, again, other = shared(name)[0], trained(name)[0], trained(name, seed=2)[0]
     assert_same(first, again)
@@ -71,7 +72,7 @@ def test_evaluation_and_prediction_change_nothing(name):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-@every_class
+@chosen
 def test_mixed_precision_trains_close_to_full(name):
     _, full = trained(name, dropout=0.0)
     keras.config.set_dtype_policy("mixed_float16")
@@ -85,7 +86,7 @@ def test_mixed_precision_trains_close_to_full(name):
         np.testing.assert_allclose(mixed[log], full[log], rtol=0.1, atol=2e-3)
 
 
-@every_class
+@chosen
 @pytest.mark.tensorflow
 def test_two_replicas_follow_one_device(name, two_replicas):
     x, y = X[:24], Y[:24]

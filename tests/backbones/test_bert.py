@@ -16,7 +16,7 @@ from tests.backbones.bert_weights import (
     write_google,
     write_hugging_face,
 )
-from tests.models import every_class, guides, made
+from tests.models import chosen, guides, made
 
 pytestmark = pytest.mark.tensorflow
 INPUTS = {
@@ -141,7 +141,7 @@ def trained(name, multiple, epochs=4, **options):
     return model, x, model.fit(batches, epochs=epochs, verbose=0).history
 
 
-@every_class
+@chosen
 def test_padding_and_compiling_do_not_change_any_method(name):
     """Compares batches cut to 8 or 16 tokens with all 40 tokens, run eagerly or with XLA."""
     xla = name in ("lstsd", "mean_teacher", "dups_plus")

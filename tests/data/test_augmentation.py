@@ -8,6 +8,7 @@ from keras_lstsd import DUPS, LSTSD, Distillation, Step
 from keras_lstsd.data import CropAndFlip, SampleBatches
 from keras_lstsd.data.augmentation import mixes, transform
 from keras_lstsd.losses import log_softmax
+from tests.models import CHOSEN
 
 SAMPLES, SIZE, CLASSES = 30, 6, 3
 draw = np.random.default_rng(0)
@@ -126,7 +127,7 @@ def test_a_dataset_yields_the_same_images(on_device):
                 np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True])
+@pytest.mark.parametrize("jit_compile", [pytest.param("auto", marks=pytest.mark.slow), True])
 def test_training_is_the_same_in_both_modes_bit_for_bit(jit_compile):
     histories, models = [], []
     for on_device in (False, True):
@@ -266,7 +267,14 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", ["lstsd", "dups", "snapshot_ensemble"] if ON_JAX else METHODS)
+@pytest.mark.parametrize(
+    "name",
+    ["lstsd", "dups", "snapshot_ensemble"]
+    if ON_JAX
+    else [
+        name if name in CHOSEN else pytest.param(name, marks=pytest.mark.slow) for name in METHODS
+    ],
+)
 def test_every_method_trains_on_mixtures_as_with_augmentation_on_the_host(name):
     cls, settings, guides = METHODS[name]
     losses = []

@@ -47,6 +47,7 @@ def test_steps_are_compared_by_the_size_of_the_tables(tmp_path):
     assert rows[0][-1] == f"{ratio:.3f} ({ratio:.3f}-{ratio:.3f})"
 
 
+@pytest.mark.slow
 def test_tokenizing_is_compared_with_training(tmp_path):
     rows, _ = measured(tmp_path, "text", "--samples=1280")
     assert [row[0] for row in rows][:3] == [

@@ -6,6 +6,7 @@ from tests.recipes.loading import load
 digits = load("digits")
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_lstsd_beats_plain_training_on_wrong_labels(tmp_path):
     """Measured over 5 seeds: +9 +- 1.4 points; two seeds must show 3."""

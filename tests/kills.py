@@ -101,7 +101,7 @@ class Backup(keras.callbacks.BackupAndRestore):
             return work(*arguments)
         finally:
             sys.settrace(None)
-        self.lines[place] = max(count, self.lines.get(place, 0))
+            self.lines[place] = max(count, self.lines.get(place, 0))
 
 
 class Journal(keras.callbacks.Callback):
@@ -223,6 +223,7 @@ def assert_resumed_run_equals_uninterrupted_run(
     finish(name, jit_compile, whole, 0, None, {})
     # An uninterrupted run restores nothing. Restoring takes about as many lines as writing.
     lines = json.loads((whole / "lines.json").read_text())
+    assert min(lines["backup"], lines["clearing"]) > 0
     lines["restore"] = 500
     draw = np.random.default_rng(seed)
     count = 0

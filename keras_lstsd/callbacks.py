@@ -38,7 +38,7 @@ class RotateTeachers(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.start_epoch(epoch)
+        self.model.start_epoch(epoch, (self.params or {}).get("epochs"))
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.end_epoch({} if logs is None else logs)

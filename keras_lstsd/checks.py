@@ -70,6 +70,31 @@ def check_momentum(momentum: float) -> None:
         )
 
 
+def check_share(name: str, value: float) -> None:
+    """Rejects a share that is no share.
+
+    Raises:
+        ValueError: for a value outside [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` must be a share. Received: {name}={value}. Expected: from 0 to 1."
+        )
+
+
+def check_ramp(ramp: float) -> None:
+    """Rejects an exponent with which a weight would not grow.
+
+    Raises:
+        ValueError: for a ramp that is negative or not finite.
+    """
+    if not 0 <= ramp < float("inf"):
+        raise ValueError(
+            "`ramp` must be the exponent with which the weights grow over the epochs. "
+            f"Received: ramp={ramp}. Expected: at least 0 (0: constant, 1: linear, 2: quadratic)."
+        )
+
+
 def check_class_names(class_names: Sequence[str], num_classes: int) -> None:
     """Rejects names that are not one per class, all different.
 

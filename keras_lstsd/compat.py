@@ -31,6 +31,11 @@ def layers_of(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers()
 
 
+def seeds_of(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
+    """A layer's own random generators."""
+    return layer._seed_generators
+
+
 def own_metrics(student: keras.Model) -> Iterable[keras.Metric]:
     """Metrics that a student sets as its attributes; Keras skips them inside another model."""
     for layer in layers_of(student):
@@ -62,3 +67,18 @@ def compiled_loss(model: keras.Model) -> Any:
     if isinstance(loss, list | tuple | dict):
         (loss,) = keras.tree.flatten(loss) or (None,)
     return loss
+
+
+def loss_reduction(model: keras.Model) -> str | None:
+    """The reduction of the compiled loss."""
+    return getattr(compiled_loss(model), "reduction", "sum_over_batch_size")
+
+
+def task_loss(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """The compiled loss of other outputs than the model's own."""
+    return model._compile_loss(y, y_pred, sample_weight)
+
+
+def added_losses(model: keras.Model, network: keras.Model) -> Any:
+    """The losses that a network added in its last call, and those of its regularizers."""
+    return sum(model._aggregate_additional_loss(loss) for loss in network.losses)

@@ -1,7 +1,7 @@
 """The base class of all methods: a `keras.Model` that trains a student with guidance."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -77,11 +77,15 @@ class Distillation(Fitting, Saving, keras.Model):
         self.num_samples = None if num_samples is None else checks.count("num_samples", num_samples)
         self.from_logits = from_logits
         self.has_memory = False
-        self._batches = self._data = self._first_epoch_of_fit = self._interrupted = None
+        self._batches = self._source = self._data = self._first_epoch_of_fit = self._interrupted = (
+            None
+        )
         self._stops_on_nan = False
         self._epoch_of_fit = -1
         self._checksums = {}
         self._epoch = self._counter("epoch", -1)
+        # Of the present `fit`: epochs begun over all its epochs.
+        self.progress = self._counter("progress", 1, "float32")
         # Drawn as Keras draws its layers' seeds: `keras.utils.set_random_seed` decides.
         self._shuffle_seed = self._counter("shuffle_seed", random.randint(1, 10**9))
         # Sums over the samples of an epoch: the logged values, the samples, and with an index:
@@ -121,11 +125,9 @@ class Distillation(Fitting, Saving, keras.Model):
 
     # === Building and calling ===
 
-    def _counter(self, name: str, value: int) -> keras.Variable:
+    def _counter(self, name: str, value: int, dtype: str = "int32") -> keras.Variable:
         start = keras.initializers.Constant(value)
-        return self.add_weight(
-            shape=(), initializer=start, dtype="int32", trainable=False, name=name
-        )
+        return self.add_weight((), start, dtype=dtype, trainable=False, autocast=False, name=name)
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the student where it is not built yet."""
@@ -199,7 +201,7 @@ class Distillation(Fitting, Saving, keras.Model):
         weights = sample_weight
         if sample_weight is not None and guidance is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        reduction = getattr(compat.compiled_loss(self), "reduction", "sum_over_batch_size")
+        reduction = compat.loss_reduction(self)
         if guidance is not None and not (
             isinstance(guidance.task_weight, float | int) and guidance.task_weight == 1
         ):
@@ -262,18 +264,69 @@ class Distillation(Fitting, Saving, keras.Model):
         if is_indexed(batch[0]) and "draws" in batch[0]:
             with self._state(*state):
                 data = self._device_stage.apply(*batch)
+                batch = keras.utils.unpack_x_y_sample_weight(data)
+        if type(self).before_update is not Distillation.before_update:
+            state = [self._changed(state, self.before_update, *batch) for state in state]
+            if not state:
+                self.before_update(*batch)
         result = super().train_step(*state, data)
         if type(self).after_update is Distillation.after_update:
             return result
-        if not state:
-            self.after_update()
-            return result
-        logs, state = result
+        if state:
+            logs, state = result
+            return logs, self._changed(state, self.after_update)
+        self.after_update()
+        return result
+
+    def before_update(self, x: Any, y: Any, sample_weight: Any) -> None:
+        """Precedes the update of the student's weights; for methods that train two networks."""
+
+    def update(self, network: keras.Model, optimizer: Any, loss: Callable[[], Any]) -> None:
+        """One update of a network's trainable weights, in `before_update` or `after_update`.
+
+        Args:
+            network: the network. What else its forward pass changes, such as moving averages, is
+                kept.
+            optimizer: its optimizer, which is built.
+            loss: returns the loss, a scalar.
+        """
+        weights = network.trainable_variables
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                value = optimizer.scale_loss(loss())
+            gradients = tape.gradient(value, weights)
+        else:
+            import jax
+
+            states = network.non_trainable_variables
+            variables = self.trainable_variables + self.non_trainable_variables
+            mapping = {id(v): (v, ops.convert_to_tensor(v)) for v in variables}
+
+            def value(values):
+                new = {id(v): (v, to) for v, to in zip(weights, values, strict=True)}
+                state_mapping = [*(mapping | new).values()]
+                with keras.StatelessScope(state_mapping, collect_losses=True) as scope:
+                    result = optimizer.scale_loss(loss())
+                return result, [scope.get_current_value(v) for v in states]
+
+            values = [mapping[id(weight)][1] for weight in weights]
+            gradients, after = jax.grad(value, has_aux=True)(values)
+            for variable, changed in zip(states, after, strict=True):
+                variable.assign(changed)
+        optimizer.apply(gradients, weights)
+
+    def _changed(self, state: tuple, function: Callable, *arguments: Any) -> tuple:
+        """The state of a JAX step after a function that assigns to variables."""
+        _, _, *rest = state
         with self._state(state) as scope:
-            self.after_update()
-        trainable, _, *rest = state
-        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
-        return logs, (trainable, non_trainable, *rest)
+            function(*arguments)
+        trainable, non_trainable = (
+            [scope.get_current_value(variable) for variable in variables]
+            for variables in (self.trainable_variables, self.non_trainable_variables)
+        )
+        return trainable, non_trainable, *rest
 
     def _state(self, state: tuple | None = None):
         """A scope in which variables have the values of a step: on JAX those of its state."""

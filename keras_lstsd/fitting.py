@@ -1,6 +1,7 @@
 """`fit`: from its arguments to batches and callbacks; epoch boundaries."""
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -84,7 +85,7 @@ class Fitting:
         if batches is not None or hasattr(x, "element_spec"):
             # Their order is their own; Keras would warn.
             shuffle = False
-        self._batches = batches
+        self._batches, self._source = batches, x
         self._epoch_of_fit = initial_epoch - 1
         self._first_epoch_of_fit = None
         self._data = fingerprint(x)
@@ -142,7 +143,7 @@ class Fitting:
         finally:
             if batches is not None:
                 batches.index_validated = False
-            self._batches = None
+            self._batches = self._source = None
 
     # === Before the first step ===
 
@@ -219,19 +220,46 @@ class Fitting:
         else:
             logging.info(line)
 
+    # === Data outside the step ===
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether `fit` is known to change the inputs of a sample from epoch to epoch."""
+        return self._batches is not None and self._batches.draws
+
+    def plain_samples(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each training sample of the present `fit` once, without augmentation, in batches.
+
+        Yields inputs and sample indices `[batch]`.
+        """
+        source, batches = self._source, self._batches
+        if batches is not None:
+            for first in range(0, batches.num_samples, batches.batch_size):
+                rows = slice(first, first + batches.batch_size)
+                inputs = keras.tree.map_structure(lambda array, at=rows: array[at], batches.inputs)
+                yield inputs, batches.sample_index[rows]
+            return
+        steps = range(len(source)) if isinstance(source, keras.utils.PyDataset) else None
+        for batch in source if steps is None else map(source.__getitem__, steps):
+            x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            index = ops.convert_to_numpy(x["sample_index"])
+            yield without_index(x), index
+
     # === Epoch boundaries ===
 
-    def start_epoch(self, epoch_of_fit: int = 0) -> None:
+    def start_epoch(self, epoch_of_fit: int = 0, epochs: int | None = None) -> None:
         """Counts the epoch and calls the hooks; `RotateTeachers` calls it.
 
         Args:
             epoch_of_fit: the epoch's number in this call of `fit`, where a backup resumes it.
+            epochs: all epochs of this call of `fit`, which ramps need; None: the ramp has ended.
         """
         self._epoch_of_fit = epoch_of_fit
         if self._first_epoch_of_fit is None:
             self._first_epoch_of_fit = epoch_of_fit
         epoch = self.epoch + 1
         self._epoch.assign(epoch)
+        self.progress.assign(1.0 if epochs is None else min(1.0, (epoch_of_fit + 1) / epochs))
         self._sums.assign(ops.zeros(self._sums.shape))
         if self._batches is not None:
             self._batches.start_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))

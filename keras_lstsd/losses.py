@@ -37,6 +37,27 @@ def log_softmax(logits: Any, temperature: float = 1.0) -> Any:
     return ops.maximum(ops.log_softmax(scaled, axis=-1), LOG_FLOOR)
 
 
+def cross_entropy(student_logits: Any, teacher_log_probs: Any, temperature: float = 1.0) -> Any:
+    """Cross-entropy of a teacher that is already softened and a student, per sample.
+
+    `H(q, p) = -sum_c q_c ln p_c` with `p = softmax(student / T)`: the forward KL divergence plus
+    the entropy of the teacher, with the same gradient in the student.
+
+    Args:
+        student_logits: `[..., classes]`, logits or log-probabilities.
+        teacher_log_probs: `[..., classes]`, as `log_softmax(logits, T)` returns them.
+        temperature: T > 0, for the student.
+
+    Returns:
+        float32 tensor `[...]`, in nats.
+
+    Example:
+        >>> teacher = keras_lstsd.losses.log_softmax([[0.0, 0.0]])
+        >>> keras_lstsd.losses.cross_entropy([[2.0, 0.0]], teacher)   # [1.127]
+    """
+    return -ops.sum(ops.exp(teacher_log_probs) * log_softmax(student_logits, temperature), axis=-1)
+
+
 def kl_divergence(
     student_logits: Any,
     teacher_logits: Any,

@@ -255,8 +255,15 @@ class Saving:
         self.make_memory()
         if not _is_local(filepath, ".keras", overwrite) or zipped is False:
             return super().save(filepath, overwrite, zipped, **kwargs)
-        with replacing(filepath) as part:
-            super().save(part, zipped=zipped, **kwargs)
+        given = [layer for layer in compat.layers_of(self) if hasattr(layer, "is_stored")]
+        try:
+            for layer in given:
+                layer.is_stored = True
+            with replacing(filepath) as part:
+                super().save(part, zipped=zipped, **kwargs)
+        finally:
+            for layer in given:
+                layer.is_stored = False
 
     def fingerprint(self) -> dict[str, Any]:
         """The run fingerprint: numbers, names and checksums that a resumed run must share."""
@@ -267,6 +274,11 @@ class Saving:
             "num_classes": getattr(self, "num_classes", None),
             "precision": self.student.dtype_policy.name,
             "start_epoch": self.epoch - self._epoch_of_fit,
+            "teachers": [
+                layer.fingerprint()
+                for layer in compat.layers_of(self)
+                if hasattr(layer, "fingerprint") and layer is not self
+            ],
             "data": self._data,
         }
 
@@ -331,5 +343,5 @@ class Saving:
             state.assign(store[f"seed_{number}"])
 
     def _seed_states(self) -> list:
-        weights = {id(weight) for weight in self.weights}
-        return [variable for variable in self.variables if id(variable) not in weights]
+        generators = [it for layer in compat.layers_of(self) for it in compat.seeds_of(layer)]
+        return [generator.state for generator in generators]

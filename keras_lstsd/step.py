@@ -37,7 +37,10 @@ class Step(NamedTuple):
 
         Where inputs are mixed from several samples, their rows are mixed with the same weights.
         """
-        log_probs, known = read(self.sample_index, tables, self.index_validated)
+        if isinstance(tables, list):
+            log_probs, known = read(self.sample_index, tables, self.index_validated)
+        else:
+            log_probs, known = tables.read(self.sample_index, self.index_validated)
         if self.mixing is None:
             return log_probs, known
         temperature = keras.tree.flatten(tables)[0].temperature

@@ -1,5 +1,6 @@
 """Per-sample and per-class memory: the only module that gathers and scatters rows."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -112,6 +113,13 @@ class SampleTable(keras.layers.Layer):
             index = ops.where(is_last, index, self.num_samples)
         _scatter(self.rows, index, ops.cast(log_probs, self.rows.dtype))
 
+    def fill(self, batches: Iterable[tuple[Any, Any]]) -> None:
+        """Writes rows outside a step, from pairs of int `[batch]` and log-probabilities."""
+        rows = np.array(ops.convert_to_numpy(self.rows))
+        for index, log_probs in batches:
+            rows[index] = np.maximum(ops.convert_to_numpy(log_probs), LOG_FLOOR)
+        self.rows.assign(rows)
+
     def clear(self) -> None:
         """Marks all rows as unwritten."""
         self.rows.assign(ops.full(self.rows.shape, UNWRITTEN, self.rows.dtype))
@@ -134,12 +142,15 @@ class SampleTable(keras.layers.Layer):
 
 
 def read(
-    index: Any, tables: SampleTable | list[SampleTable], index_validated: bool = False
+    index: Any,
+    tables: SampleTable | list[SampleTable],
+    index_validated: bool = False,
+    normalized: bool = True,
 ) -> tuple[Any, Any]:
     """Gathers rows of a table, or of a list of tables of one shape, stacked in this order.
 
     int `[batch]` -> (float32 `[..., batch, classes]`, bool known, same shape). For
-    `index_validated` see `SampleTable.write`.
+    `index_validated` see `SampleTable.write`. With `normalized` float16 rows sum to 1 again.
     """
     first = tables[0] if isinstance(tables, list) else tables
     if not index_validated:
@@ -152,7 +163,7 @@ def read(
     known = written(rows)
     if not index_validated:
         known = known & valid[:, None]
-    if first.rows.dtype == "float16":
+    if normalized and first.rows.dtype == "float16":
         # Rounded rows do not sum to 1, which would add to a divergence.
         rows = ops.where(known, log_softmax(rows), rows)
     return rows, known

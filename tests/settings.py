@@ -19,6 +19,7 @@ TINY: dict[str, dict[str, Any]] = {
     "lstsd_without_teachers": _TWO_EPOCHS,
     "lstsd_without_long": _TWO_EPOCHS,
     "lstsd_without_short": _TWO_EPOCHS,
+    "lstsd_ramp": _TWO_EPOCHS,
     "lstsd": _TWO_EPOCHS,
 }
 """Settings under which a test of a few epochs meets every epoch and stage boundary."""
@@ -36,6 +37,7 @@ OFF: dict[str, dict[str, Any]] = {
     "lstsd_without_teachers": _NO_TEACHERS,
     "lstsd_without_long": _NO_TEACHERS,
     "lstsd_without_short": _NO_TEACHERS,
+    "lstsd_ramp": _NO_TEACHERS,
     "lstsd": _NO_TEACHERS,
 }
 """Settings under which the student trains as in plain `keras.Model.fit`, bit for bit."""

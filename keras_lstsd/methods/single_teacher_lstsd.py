@@ -49,6 +49,7 @@ class SingleTeacherLSTSD(LSTSD):
         short_weight: float = 4.0,
         temperature: float = 2.0,
         kl: str = "reverse",
+        ramp: float = 0.0,
         from_logits: bool | None = None,
         name: str | None = None,
     ):
@@ -60,7 +61,7 @@ class SingleTeacherLSTSD(LSTSD):
             from_logits=from_logits,
             name=name,
         )
-        self._set_loss(long_weight, short_weight, temperature, kl)
+        self._set_loss(long_weight, short_weight, temperature, kl, ramp)
         self.short_term = Snapshot(name="short_term")
         self.long_term = Snapshot(name="long_term")
 

@@ -1,9 +1,11 @@
 """Temporal Ensembling (Laine and Aila, 2016), as a teacher of labelled samples."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, check_momentum
+from keras_lstsd.checks import check_distillation, check_momentum, check_ramp
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax
 from keras_lstsd.step import Guidance, Step
@@ -22,6 +24,12 @@ class AverageTable(SampleTable):
             trainable=False,
             name="updates",
         )
+
+    def share(self, step: Step, momentum: float) -> Any:
+        """`1 - a^k` of the samples `[batch, 1]`: `Z = (1 - a^k) q` for the stored q."""
+        updates = ops.take(self.updates, ops.clip(step.sample_index, 0, self.num_samples))
+        share = 1 - ops.power(momentum, ops.cast(updates, "float32"))[:, None]
+        return share if step.mixing is None else ops.matmul(step.mixing, share)
 
     def average(self, latest: SampleTable, momentum: float) -> None:
         """`Z <- a Z + (1 - a) p` for the rows that `latest` knows.
@@ -61,6 +69,8 @@ class TemporalEnsembling(Distillation):
         weight: weight of the teacher, at least 0.
         temperature: T > 0, for both sides.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
+        ramp: r, at least 0. The weight is multiplied by `(t / T)^r` in epoch t = 1..T of a `fit`;
+            0 for a constant weight.
         table_dtype: `"float32"` or `"float16"`.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
@@ -93,6 +103,7 @@ class TemporalEnsembling(Distillation):
         weight: float = 4.0,
         temperature: float = 2.0,
         kl: str = "reverse",
+        ramp: float = 0.0,
         table_dtype: str = "float32",
         from_logits: bool | None = None,
         name: str | None = None,
@@ -100,10 +111,12 @@ class TemporalEnsembling(Distillation):
         super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
         check_momentum(momentum)
         check_distillation(temperature, kl, weight=weight)
+        check_ramp(ramp)
         self.momentum = momentum
         self.weight = weight
         self.temperature = temperature
         self.kl = kl
+        self.ramp = ramp
         self.table_dtype = table_dtype
         self.ensemble = AverageTable(table_dtype, temperature, name="ensemble")
         self.pending = SampleTable(table_dtype, temperature, name="pending")
@@ -114,7 +127,8 @@ class TemporalEnsembling(Distillation):
             return None
         teacher, known = step.read(self.ensemble)
         loss = kl_of_softened(step.logits, teacher, self.temperature, self.kl, known)
-        return Guidance(self.weight * loss, logs={"teacher_coverage": known[:, 0]})
+        weight = self.weight * self.progress**self.ramp if self.ramp else self.weight
+        return Guidance(weight * loss, logs={"teacher_coverage": known[:, 0]})
 
     def record(self, step: Step, guidance: Guidance | None) -> None:
         step.write(self.pending, log_softmax(step.logits, self.temperature))

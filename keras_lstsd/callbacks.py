@@ -98,7 +98,7 @@ class TrainingDynamics(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        if not getattr(model, "needs_sample_index", False):
+        if not hasattr(model, "pending"):
             label_quality.check_tables(model)
 
     def on_train_begin(self, logs=None):

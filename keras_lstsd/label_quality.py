@@ -191,7 +191,7 @@ def check_tables(model: Any) -> None:
     Raises:
         ValueError: for a method without such a table, and for a model that was never trained.
     """
-    has_table = getattr(model, "needs_sample_index", False)
+    has_table = hasattr(model, "pending")
     if not has_table or "pending" not in model.sample_tables:
         received = (
             f"{type(model).__name__}, which has {'not been trained' if has_table else 'none'}"

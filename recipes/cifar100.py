@@ -24,10 +24,10 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from keras_lstsd import backbones, schedules
+from keras_lstsd import Distillation, backbones, outputs, schedules
 from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100, label_noise
-from recipes import options, runs, tables
-from recipes.methods import METHODS
+from recipes import metrics, options, runs, tables
+from recipes.methods import ALONE, METHODS, Method
 
 
 @dataclass(frozen=True)
@@ -144,57 +144,93 @@ def method_settings(run: dict, epochs: int) -> dict:
     return settings
 
 
+class Task:
+    """How a run trains: its labels, schedule, batches and validation."""
+
+    def __init__(self, run: dict, data: Data, settings: dict):
+        self.network, self.data = NETWORKS[run["network"]], data
+        self.epochs = settings["epochs"] or self.network.epochs
+        self.batch_size = settings["batch_size"] or self.network.batch_size
+        self.labels, self.wrong = label_noise.with_wrong_labels(
+            data.y_train, settings["wrong_labels"], cifar100.NUM_CLASSES, run["seed"]
+        )
+        precision = "mixed_bfloat16" if settings["mixed_precision"] else "float32"
+        keras.config.set_dtype_policy(precision)
+
+    def compiled(self, method: Method, network: keras.Model, **arguments) -> Distillation:
+        """A network in a method, with the paper's optimizer."""
+        samples = len(self.data.x_train)
+        steps = self.epochs * -(-samples // self.batch_size)
+        if self.network.cosine:
+            rate = schedules.CyclicCosine(LEARNING_RATE, steps, steps)
+        else:
+            rate = schedules.StepDecay(LEARNING_RATE, steps)
+        return runs.compiled(
+            method.wrap(network, samples, **arguments),
+            method,
+            partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+            LEARNING_RATE,
+            num_samples=samples,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            decayed=rate,
+            jit_compile="auto" if JIT_COMPILE.value is None else JIT_COMPILE.value,
+        )
+
+    def fit(self, model: Distillation, callbacks: list) -> None:
+        """Trains on augmented images, with the test images as validation."""
+        batches = SampleBatches(
+            self.data.x_train,
+            keras.utils.to_categorical(self.labels, cifar100.NUM_CLASSES),
+            batch_size=self.batch_size,
+            # The padding has the mean colour, which is 0 after the normalization.
+            augment=CropAndFlip(pad=4, fill=cifar100.MEAN.round()),
+            on_device=DEVICE_DATA.value,
+        )
+        y_test = keras.utils.to_categorical(self.data.y_test, cifar100.NUM_CLASSES)
+        model.fit(
+            batches,
+            epochs=self.epochs,
+            verbose=0,
+            callbacks=callbacks,
+            validation_data=(self.data.x_test, y_test),
+            validation_batch_size=500,
+            validation_freq=VALIDATION_FREQ.value,
+        )
+
+    def predict(self, model: keras.Model) -> np.ndarray:
+        """Probabilities of the test images; the networks put out logits or probabilities."""
+        y_pred = model.predict(self.data.x_test, batch_size=500, verbose=0)
+        if outputs.ends_in_logits(getattr(model, "student", model)):
+            y_pred = keras.ops.convert_to_numpy(keras.ops.softmax(y_pred))
+        return y_pred
+
+
 def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) -> dict:
     """Trains one network with one method and one seed; the score is the test accuracy in %."""
-    network, method = NETWORKS[run["network"]], METHODS[run["method"]]
-    epochs = settings["epochs"] or network.epochs
-    batch_size = settings["batch_size"] or network.batch_size
-    keras.config.set_dtype_policy("mixed_bfloat16" if settings["mixed_precision"] else "float32")
-    model = method.wrap(student(run["network"]), len(data.x_train), **method_settings(run, epochs))
-    steps = epochs * -(-len(data.x_train) // batch_size)
-    if network.cosine:
-        rate = schedules.CyclicCosine(LEARNING_RATE, steps, steps)
-    else:
-        rate = schedules.StepDecay(LEARNING_RATE, steps)
-    jit_compile = JIT_COMPILE.value
-    runs.compiled(
-        model,
+    method = METHODS[run["method"]]
+    task = Task(run, data, settings)
+    teacher = runs.teacher_of(
         method,
-        partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
-        LEARNING_RATE,
-        num_samples=len(data.x_train),
-        epochs=epochs,
-        batch_size=batch_size,
-        decayed=rate,
-        jit_compile="auto" if jit_compile is None else jit_compile,
+        folder.parent / run.get("teacher", ""),
+        run["seed"],
+        lambda: task.compiled(METHODS["vanilla"], student(run["teacher"])),
+        task.fit,
     )
-    labels, wrong = label_noise.with_wrong_labels(
-        data.y_train, settings["wrong_labels"], cifar100.NUM_CLASSES, run["seed"]
+    # A method with a teacher starts from the weights of one without.
+    keras.utils.set_random_seed(run["seed"])
+    model = task.compiled(
+        method, student(run["network"]), teacher=teacher, **method_settings(run, task.epochs)
     )
+    labels, wrong = task.labels, task.wrong
     callbacks = [*runs.dynamics(model, labels, folder), *callbacks]
     if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
-    batches = SampleBatches(
-        data.x_train,
-        keras.utils.to_categorical(labels, cifar100.NUM_CLASSES),
-        batch_size=batch_size,
-        # The padding has the mean colour, which is 0 after the normalization.
-        augment=CropAndFlip(pad=4, fill=cifar100.MEAN.round()),
-        on_device=DEVICE_DATA.value,
-    )
-    y_test = keras.utils.to_categorical(data.y_test, cifar100.NUM_CLASSES)
-    model.fit(
-        batches,
-        epochs=epochs,
-        verbose=0,
-        callbacks=callbacks,
-        validation_data=(data.x_test, y_test),
-        validation_batch_size=500,
-        validation_freq=VALIDATION_FREQ.value,
-    )
+    task.fit(model, callbacks)
     model.student.save(folder / "student.keras")
-    predictions = model.predict(data.x_test, batch_size=500, verbose=0).argmax(-1)
-    outcome = {"score": 100 * float((predictions == data.y_test).mean())}
+    probabilities = task.predict(model)
+    outcome = {"score": 100 * float((probabilities.argmax(-1) == data.y_test).mean())}
+    outcome |= metrics.calibration(data.y_test, probabilities)
     if wrong.any():
         outcome["detection"] = runs.detection(model, data.x_train, labels, wrong, folder)
     return outcome
@@ -205,6 +241,7 @@ def compare(
     name: str,
     text: Callable[[runs.Results], str],
     report: Callable[[runs.Results, Data], None] = lambda *_: None,
+    train: Callable[..., dict] = train,
 ) -> int:
     """Trains the runs, then writes and prints the tables of their results.
 
@@ -213,6 +250,7 @@ def compare(
         name: name of the file of the tables.
         text: makes the tables of the results.
         report: writes HTML reports.
+        train: trains one run.
 
     Returns:
         The exit status.
@@ -255,6 +293,7 @@ def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
         for network in networks:
             table = tables.method_table(results, methods, papers(network), network=network)
             parts += [f"{title(network)}.\n{tables.READING}", "", table, ""]
+            parts += tables.calibration_lines(results, methods, network=network)
             parts += tables.detection_lines(results, methods, network=network)
         return "\n".join(parts)
 
@@ -309,7 +348,7 @@ def prepare(argv: Sequence[str], networks: Sequence[str]) -> list[str]:
 def table(argv: Sequence[str], name: str, methods: Sequence[str], networks: Sequence[str]) -> int:
     """Compares methods on networks, by default those given."""
     networks = prepare(argv, networks)
-    methods = options.names("method", METHOD.value or ",".join(methods), list(METHODS))
+    methods = options.names("method", METHOD.value or ",".join(methods), ALONE)
     return compare(
         product(networks, methods),
         name,

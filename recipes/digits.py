@@ -17,14 +17,17 @@ import keras
 from absl import app, flags
 
 from keras_lstsd.data import digits, label_noise
-from recipes import options, runs, tables
+from recipes import metrics, options, runs, tables
 from recipes.methods import METHODS
 
 BATCH_SIZE = 64
+# Of the two hidden layers of the network that teaches KD, RCO and ProKT.
+TEACHER_UNITS = 1024
 
 METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods with commas between, or all.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, ...", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 60, "Epochs of each run.", lower_bound=1)
+SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first digits only.", 1)
 WRONG_LABELS = flags.DEFINE_float("wrong_labels", 0.4, "Share of wrong training labels.", 0.0, 1.0)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "results/digits", "Folder of the results; the same folder resumes."
@@ -32,46 +35,72 @@ OUTPUT_DIR = flags.DEFINE_string(
 SMOKE = flags.DEFINE_bool("smoke", False, "Two seeds and three epochs, to test the recipe.")
 
 
-def student() -> keras.Model:
+def student(units: int = 256) -> keras.Model:
     """A perceptron with two hidden layers."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Flatten(),
-            keras.layers.Dense(256, activation="relu"),
-            keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dense(units, activation="relu"),
+            keras.layers.Dense(units, activation="relu"),
             keras.layers.Dense(digits.NUM_CLASSES, activation="softmax"),
         ]
     )
 
 
-def train(run: dict, folder: Path, callbacks: list, epochs: int, wrong_labels: float) -> dict:
+def train(
+    run: dict,
+    folder: Path,
+    callbacks: list,
+    epochs: int,
+    wrong_labels: float,
+    samples: int | None = None,
+) -> dict:
     """Trains one method with one seed; the score is the accuracy on the clean test digits in %."""
     (x_train, y_train), (x_test, y_test) = digits.load()
+    x_train, y_train = x_train[:samples], y_train[:samples]
     labels, wrong = label_noise.with_wrong_labels(
         y_train, wrong_labels, digits.NUM_CLASSES, run["seed"]
     )
     method = METHODS[run["method"]]
-    model = method.wrap(student(), len(x_train), **method.settings(epochs))
-    runs.compiled(
-        model,
+
+    def compiled(model, method):
+        return runs.compiled(
+            model,
+            method,
+            keras.optimizers.Adam,
+            1e-3,
+            num_samples=len(x_train),
+            epochs=epochs,
+            batch_size=BATCH_SIZE,
+        )
+
+    def fit(model, callbacks):
+        model.fit(
+            x_train,
+            keras.utils.to_categorical(labels, digits.NUM_CLASSES),
+            batch_size=BATCH_SIZE,
+            epochs=epochs,
+            verbose=0,
+            callbacks=callbacks,
+        )
+
+    plain = METHODS["vanilla"]
+    teacher = runs.teacher_of(
         method,
-        keras.optimizers.Adam,
-        1e-3,
-        num_samples=len(x_train),
-        epochs=epochs,
-        batch_size=BATCH_SIZE,
+        folder.parent,
+        run["seed"],
+        lambda: compiled(plain.wrap(student(TEACHER_UNITS), len(x_train)), plain),
+        fit,
     )
-    model.fit(
-        x_train,
-        keras.utils.to_categorical(labels, digits.NUM_CLASSES),
-        batch_size=BATCH_SIZE,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[*runs.dynamics(model, labels, folder), *callbacks],
-    )
-    accuracy = (model.predict(x_test, verbose=0).argmax(-1) == y_test).mean()
-    outcome = {"score": 100 * float(accuracy)}
+    # A method with a teacher starts from the weights of one without.
+    keras.utils.set_random_seed(run["seed"])
+    model = method.wrap(student(), len(x_train), teacher=teacher, **method.settings(epochs))
+    compiled(model, method)
+    fit(model, [*runs.dynamics(model, labels, folder), *callbacks])
+    probabilities = model.predict(x_test, verbose=0)
+    outcome = {"score": 100 * float((probabilities.argmax(-1) == y_test).mean())}
+    outcome |= metrics.calibration(y_test, probabilities)
     if wrong.any():
         outcome["detection"] = runs.detection(model, x_train, labels, wrong, folder)
     return outcome
@@ -81,12 +110,17 @@ def main(argv):
     options.check_command(argv)
     methods = options.names("method", METHOD.value, list(METHODS))
     seeds, epochs = (2, 3) if SMOKE.value else (SEEDS.value, EPOCHS.value)
-    settings = {"epochs": epochs, "wrong_labels": WRONG_LABELS.value}
+    settings = {
+        "epochs": epochs,
+        "wrong_labels": WRONG_LABELS.value,
+        "samples": SAMPLES.value,
+    }
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = runs.Results(folder / "results.json", settings)
     share = f"{WRONG_LABELS.value:.0%}".replace("%", " %")
     runs.progress(
-        f"Trains on 900 digits, {share} of them with a wrong label; tests on 897 clean digits."
+        f"Trains on {min(SAMPLES.value or 900, 900)} digits, {share} of them with a wrong label; "
+        "tests on 897 clean digits."
     )
     todo = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
     done = runs.train_all(todo, results, partial(train, **settings))
@@ -99,6 +133,7 @@ def main(argv):
     lines = tables.detection_lines(results, methods)
     lines += [f"Accuracy on the clean test digits (%).\n{tables.READING}", ""]
     lines += [tables.method_table(results, methods), ""]
+    lines += tables.calibration_lines(results, methods)
     tables.present(results, "table", "\n".join(lines), done)
     return 0 if done else runs.INTERRUPTED
 

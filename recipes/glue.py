@@ -34,7 +34,7 @@ from absl import app, flags
 from keras_lstsd import backbones
 from keras_lstsd.data import SampleBatches, TokenBatches, glue, label_noise, tokens, words
 from recipes import metrics, options, runs, tables
-from recipes.methods import METHODS
+from recipes.methods import ALONE, METHODS
 
 TASK = flags.DEFINE_string("task", "rte", "Tasks with commas between, or all.")
 NETWORK = flags.DEFINE_enum("network", "cnn", ["cnn", "bert"], "The student.")
@@ -51,6 +51,10 @@ OPTIMIZER = flags.DEFINE_enum(
     "optimizer", None, ["sgd", "adam"], "Plain SGD or Adam; by default the paper's."
 )
 LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Learning rate; by default the paper's.")
+MINI_GENERATION_EPOCHS = flags.DEFINE_integer(
+    "mini_generation_epochs", None, "E of LSTSD; by default the paper's.", 1
+)
+MIXED_PRECISION = flags.DEFINE_bool("mixed_precision", False, "Computes in bfloat16.")
 JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "Compiles with XLA; by default Keras decides.")
 EMBEDDING_DIM = flags.DEFINE_integer("embedding_dim", 32, "CNN: size of a word vector.")
 FILTERS = flags.DEFINE_integer("filters", 100, "CNN: filters of each of the widths 3, 4 and 5.")
@@ -203,7 +207,9 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
         data.train.labels, settings["wrong_labels"], classes, run["seed"]
     )
     batches = data.batches(data.x_train, keras.utils.to_categorical(labels, classes))
-    model = method.wrap(data.student(), len(labels), **method.settings(epochs))
+    method_settings = method.settings(epochs, settings["mini_generation_epochs"])
+    keras.config.set_dtype_policy("mixed_bfloat16" if settings["mixed_precision"] else "float32")
+    model = method.wrap(data.student(), len(labels), **method_settings)
     optimizer = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[settings["optimizer"]]
     jit_compile = "auto" if JIT_COMPILE.value is None else JIT_COMPILE.value
     runs.compiled(
@@ -290,9 +296,10 @@ def text_of(
 def main(argv):
     options.check_command(argv)
     tasks = options.names("task", TASK.value, list(glue.TASKS))
-    methods = options.names("method", METHOD.value, list(METHODS))
+    methods = options.names("method", METHOD.value, ALONE)
     network = NETWORK.value
     flags_of_all = (EPOCHS, SAMPLES, WRONG_LABELS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE)
+    flags_of_all += (MINI_GENERATION_EPOCHS, MIXED_PRECISION)
     settings = {flag.name: flag.value for flag in (*flags_of_all, *OWN_FLAGS[network])}
     settings |= {name: value for name, value in DEFAULTS[network].items() if settings[name] is None}
     if SMOKE.value:

@@ -7,13 +7,19 @@ import keras
 
 from keras_lstsd import (
     DUPS,
+    ELR,
     LSTSD,
+    PSKD,
+    RCO,
     Distillation,
+    KnowledgeDistillation,
     MeanTeacher,
+    ProKT,
     SingleTeacherLSTSD,
     SnapshotDistillation,
     SnapshotEnsemble,
     TemporalEnsembling,
+    TolerantTeacher,
 )
 
 
@@ -32,23 +38,41 @@ class Method:
     """Whether the learning rate is a cosine that restarts with each mini-generation."""
     label_smoothing: float = 0.0
     """Label smoothing of the compiled loss."""
+    teacher: str | None = None
+    """None, "given" (a trained network), "anchors" (of its training) or "trained" (beside)."""
 
     def length(self, epochs: int) -> dict[str, int]:
         """The argument that makes `cycles` mini-generations of a training of `epochs`."""
         return {"mini_generation_epochs": -(-epochs // self.cycles)} if self.cycles else {}
 
-    def settings(self, epochs: int) -> dict[str, Any]:
-        """Arguments for a task with few classes and a training of `epochs`."""
-        return self.arguments | self.few_classes | self.length(epochs)
+    def settings(self, epochs: int, mini_generation_epochs: int | None = None) -> dict[str, Any]:
+        """Arguments for a task with few classes and a training of `epochs`.
 
-    def wrap(self, student: keras.Model, num_samples: int, **settings: Any) -> Distillation:
-        """The student in this method; only methods with a memory per sample get `num_samples`."""
-        if self.cls.needs_sample_index:
+        `mini_generation_epochs` replaces the paper's length for LSTSD and its variants.
+        """
+        settings = self.arguments | self.few_classes | self.length(epochs)
+        if mini_generation_epochs and issubclass(self.cls, LSTSD):
+            settings["mini_generation_epochs"] = mini_generation_epochs
+        return settings
+
+    def wrap(
+        self, student: keras.Model, num_samples: int, teacher: Any = None, **settings: Any
+    ) -> Distillation:
+        """The student in this method.
+
+        Only methods with a memory per sample get `num_samples`, and those that have a `teacher`
+        get it: a model, or a list of models as anchors.
+        """
+        if self.cls.needs_sample_index or settings.get("stored"):
             settings["num_samples"] = num_samples
+        if self.teacher:
+            settings["anchors" if self.teacher == "anchors" else "teacher"] = teacher
         return self.cls(student, **settings)
 
 
 _T1 = {"temperature": 1.0}
+# Shi et al. 2021 on text: only the divergence from the teacher.
+_TEXT = {"alpha": 1.0, "temperature": 1.0}
 
 METHODS = {
     "vanilla": Method(Distillation),
@@ -59,6 +83,15 @@ METHODS = {
     "snapshot_distillation": Method(SnapshotDistillation, cycles=5, cyclic=True),
     "dups": Method(DUPS, cycles=10),
     "dups_plus": Method(DUPS, cycles=10, cyclic=True),
+    "tolerant_teacher": Method(TolerantTeacher, few_classes={"top_k": 2}),
+    "ps_kd": Method(PSKD),
+    "elr": Method(ELR),
+    "stored_teacher": Method(
+        KnowledgeDistillation, {"stored": True}, few_classes=_TEXT, teacher="given"
+    ),
+    "knowledge_distillation": Method(KnowledgeDistillation, few_classes=_TEXT, teacher="given"),
+    "rco": Method(RCO, few_classes=_TEXT, teacher="anchors"),
+    "prokt": Method(ProKT, teacher="trained"),
     "single_teacher_lstsd": Method(SingleTeacherLSTSD, few_classes=_T1),
     # Plain training with the tables of LSTSD, for rankings of labels.
     "lstsd_without_teachers": Method(
@@ -70,3 +103,6 @@ METHODS = {
     "lstsd_ramp": Method(LSTSD, {"ramp": 2.0}, few_classes=_T1),
     "lstsd": Method(LSTSD, few_classes=_T1),
 }
+
+# Those that need no other network.
+ALONE = [name for name, method in METHODS.items() if method.teacher is None]

@@ -56,6 +56,31 @@ def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.corrcoef(labels, predictions)[0, 1])
 
 
+def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> dict[str, float]:
+    """Negative log-likelihood and expected calibration error of probabilities.
+
+    `nll = -1/n sum_i ln p_i(y_i)` in nats. With the samples in equal bins of their largest
+    probability, `ece = sum_b n_b / n |accuracy_b - mean largest probability_b|`, in %.
+
+    Args:
+        labels: int `[rows]`.
+        probabilities: float `[rows, classes]`.
+        bins: how many bins.
+
+    Example:
+        >>> recipes.metrics.calibration(np.array([0]), np.array([[0.5, 0.5]]))
+        # {"nll": 0.6931471805599453, "ece": 50.0}
+
+    Source: Guo et al. 2017, Eq. 2 and 3.
+    """
+    given = probabilities[np.arange(len(labels)), labels]
+    nll = -np.mean(np.log(np.maximum(given.astype("float64"), np.finfo("float32").tiny)))
+    largest, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
+    places = np.minimum((largest * bins).astype(int), bins - 1)
+    gaps = np.bincount(places, correct - largest.astype("float64"), minlength=bins)
+    return {"nll": float(nll), "ece": 100 * float(np.abs(gaps).sum() / len(labels))}
+
+
 METRICS = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
 _OF_TASKS = {
     "cola": ("matthews", "accuracy"),

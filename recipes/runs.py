@@ -18,12 +18,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstsd import Distillation, TrainingDynamics, saving
+from keras_lstsd import Distillation, TrainingDynamics, generations, saving
 from keras_lstsd.label_quality import label_confidence, ranked
 from keras_lstsd.schedules import CyclicCosine
 from recipes.machine import environment
 from recipes.methods import Method
 
+# Of RCO; Shi et al. 2021.
+ANCHORS = 4
 # The exit status of a recipe that was stopped by Ctrl-C.
 INTERRUPTED = 130
 # Of LSTSD in all recipes; "Experimental Setup" of Jiang et al. 2020.
@@ -203,6 +205,55 @@ def compiled(
     return model
 
 
+class Anchors(keras.callbacks.Callback):
+    """Stores the network after each of equal shares of its training, as anchors for `RCO`."""
+
+    def __init__(self, folder: Path, anchors: int = ANCHORS):
+        super().__init__()
+        self.folder, self.anchors = folder, anchors
+
+    def on_epoch_end(self, epoch, logs=None):
+        for number in range(1, self.anchors + 1):
+            if epoch + 1 == math.ceil(number * self.params["epochs"] / self.anchors):
+                with saving.replacing(self.folder / f"anchor_{number}.keras") as part:
+                    self.model.student.save(part)
+
+
+def teacher_of(
+    method: Method,
+    folder: Path,
+    seed: int,
+    make: Callable[[], Distillation],
+    fit: Callable[[Distillation, list], Any],
+) -> Any:
+    """The teacher that a method needs: None, a network, or the anchors of its training.
+
+    Args:
+        method: the method.
+        folder: where the trained teacher of this seed is stored; it is trained once.
+        seed: the seed.
+        make: returns a compiled `Distillation` around the teacher's network.
+        fit: `fit(model, callbacks)` trains it.
+    """
+    if method.teacher is None:
+        return None
+    if method.teacher == "trained":
+        return make().student
+    folder = folder / f"teacher-{seed}"
+    if not (folder / "generation_0.keras").exists():
+        progress(f"Trains the teacher of seed {seed}.")
+    (teacher,) = generations.train(
+        folder,
+        lambda *_: make(),
+        lambda model, callbacks: fit(model, [Anchors(folder), *callbacks]),
+        generations=1,
+        seed=seed,
+    )
+    if method.teacher == "given":
+        return teacher
+    return [folder / f"anchor_{number + 1}.keras" for number in range(ANCHORS)]
+
+
 class History(keras.callbacks.Callback):
     """Writes the logs of each epoch to a CSV file; a resumed run continues it.
 
@@ -253,7 +304,7 @@ class Dynamics(TrainingDynamics):
 
 def dynamics(model: Distillation, y: np.ndarray, folder: Path) -> list[keras.callbacks.Callback]:
     """The callback that records each sample, for methods with a memory per sample."""
-    return [Dynamics(y, folder / "dynamics.npz")] if model.needs_sample_index else []
+    return [Dynamics(y, folder / "dynamics.npz")] if hasattr(model, "pending") else []
 
 
 def detection(
@@ -276,7 +327,7 @@ def detection(
     probabilities = keras.ops.softmax(model.logits_of(model.predict(x, 500, verbose=0)))
     probabilities = keras.ops.convert_to_numpy(probabilities)
     confidence = {"loss after training": probabilities[np.arange(len(labels)), labels]}
-    if model.needs_sample_index:
+    if hasattr(model, "pending"):
         confidence["tables"] = label_confidence(model, labels)
         confidence["all epochs"] = Dynamics.read(folder / "dynamics.csv")["confidence"]
     return {

@@ -61,6 +61,34 @@ def method_table(
     return markdown(header + (["paper"] if paper is not None else []), rows)
 
 
+def calibration_table(results: Results, methods: Sequence[str], **name: Any) -> str:
+    """What `metrics.calibration` measured, by method, with differences to plain training."""
+
+    def by_seed(method, figure):
+        return {
+            stored["run"]["seed"]: stored[figure]
+            for stored in results.runs
+            if stored["run"] == name | {"method": method, "seed": stored["run"]["seed"]}
+            and figure in stored
+        }
+
+    rows = []
+    for method in methods:
+        row = [method]
+        for figure in ("nll", "ece"):
+            values, baseline = by_seed(method, figure), by_seed("vanilla", figure)
+            row.append(spread(list(values.values())))
+            row.append("" if method == "vanilla" else paired_difference(values, baseline))
+        rows.append(row)
+    return markdown(["method", "NLL", "difference", "ECE, %", "difference"], rows)
+
+
+def calibration_lines(results: Results, methods: Sequence[str], **name: Any) -> list[str]:
+    """`calibration_table` with its heading."""
+    heading = "Negative log-likelihood and expected calibration error (15 bins); lower is better."
+    return [heading, "", calibration_table(results, methods, **name), ""]
+
+
 def detection_table(results: Results, methods: Sequence[str], **name: Any) -> str:
     """What `runs.detection` measured, by method and ranking.
 

@@ -1,12 +1,14 @@
 """Methods around small students, as tests of all methods make them."""
 
 import functools
+import random
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from keras_lstsd import RCO, KnowledgeDistillation, ProKT
 from recipes.methods import METHODS
 from tests.settings import OFF, TINY
 
@@ -35,15 +37,30 @@ chosen = pytest.mark.parametrize(
 )
 
 
+def other(student):
+    """A network like the student with other weights; draws nothing from the seeds of the test."""
+    state = random.getstate()
+    try:
+        return keras.models.clone_model(student)
+    finally:
+        random.setstate(state)
+
+
 def wrapped(cls, student, samples, **settings):
-    """The size of the training set goes to methods with a memory per sample only."""
-    return cls(student, **({"num_samples": samples} if cls.needs_sample_index else {}), **settings)
+    """As a user would; each method gets what it needs of a data size and of teachers."""
+    if cls.needs_sample_index or settings.get("stored"):
+        settings["num_samples"] = samples
+    if cls is RCO:
+        settings["anchors"] = [other(student), other(student)]
+    elif cls in (KnowledgeDistillation, ProKT):
+        settings["teacher"] = other(student)
+    return cls(student, **settings)
 
 
 def made(name, student, samples=SAMPLES, /, **settings):
     """A method with its tiny settings."""
     method = METHODS[name]
-    return method.wrap(student, samples, **(method.arguments | TINY[name] | settings))
+    return wrapped(method.cls, student, samples, **(method.arguments | TINY[name] | settings))
 
 
 def guides(name):

@@ -4,6 +4,7 @@ from typing import Any
 
 _TWO_EPOCHS = {"mini_generation_epochs": 2}
 _NO_TEACHERS = {"long_weight": 0.0, "short_weight": 0.0}
+_NO_SHARE = {"alpha": 0.0}
 _STUDENT_ONLY = {"student_weight": 1.0, "teacher_weight": 0.0}
 
 TINY: dict[str, dict[str, Any]] = {
@@ -15,6 +16,13 @@ TINY: dict[str, dict[str, Any]] = {
     "snapshot_distillation": _TWO_EPOCHS,
     "dups": _TWO_EPOCHS | {"peers": 2},
     "dups_plus": _TWO_EPOCHS,
+    "tolerant_teacher": {"top_k": 2},
+    "ps_kd": {},
+    "elr": {},
+    "stored_teacher": {},
+    "knowledge_distillation": {},
+    "rco": {},
+    "prokt": {},
     "single_teacher_lstsd": _TWO_EPOCHS,
     "lstsd_without_teachers": _TWO_EPOCHS,
     "lstsd_without_long": _TWO_EPOCHS,
@@ -33,6 +41,13 @@ OFF: dict[str, dict[str, Any]] = {
     "snapshot_distillation": _STUDENT_ONLY,
     "dups": _STUDENT_ONLY,
     "dups_plus": _STUDENT_ONLY,
+    "tolerant_teacher": {"eta": 1.0},
+    "ps_kd": {"final_alpha": 0.0},
+    "elr": {"weight": 0.0},
+    "stored_teacher": _NO_SHARE,
+    "knowledge_distillation": _NO_SHARE,
+    "rco": _NO_SHARE,
+    "prokt": _NO_SHARE,
     "single_teacher_lstsd": _NO_TEACHERS,
     "lstsd_without_teachers": _NO_TEACHERS,
     "lstsd_without_long": _NO_TEACHERS,

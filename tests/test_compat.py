@@ -222,3 +222,22 @@ def test_own_private_attributes_do_not_hide_those_of_keras():
         and node.value.id == "self"
     }
     assert {name for name in assigned if is_private(name)} & of_keras == set()
+
+
+def test_the_random_generators_of_a_layer_are_found():
+    layer = layers.Dropout(0.5, seed=3)
+    assert compat.seeds_of(layer) == [layer.seed_generator], moved("`Layer._seed_generators`")
+    assert compat.seeds_of(layers.Dense(2)) == []
+
+
+def test_the_compiled_loss_takes_other_outputs():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3, kernel_regularizer="l2")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    model.compile(loss=loss)
+    y, weights = np.array([0, 2]), np.array([0.5, 2.0], "float32")
+    found = compat.task_loss(model, y, ops.convert_to_tensor(X), weights)
+    expected = ops.convert_to_numpy(loss(y, X, sample_weight=weights))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=moved("`_compile_loss`"))
+    assert compat.loss_reduction(model) == "sum"
+    found = float(compat.added_losses(model, model))
+    assert found == pytest.approx(float(model.losses[0])), moved("`_aggregate_additional_loss`")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from recipes.methods import METHODS
 from tests.models import (
     CLASSES,
     EPOCHS,
@@ -39,9 +40,10 @@ def test_xla_gives_the_same_numbers(name):
 def test_guidance_starts_and_is_logged(name):
     guided, (_, history) = guides(name), shared(name)
     if "teacher_coverage" in history:
-        assert history["teacher_coverage"][0] < 1
+        assert (history["teacher_coverage"][0] == 1) is bool(METHODS[name].teacher)
         assert history["teacher_coverage"][-1] == guided
-        assert (history["distillation_loss"][-1] > 0) is guided
+    if "distillation_loss" in history:
+        assert (history["distillation_loss"][-1] != 0) is guided
     _, plain = shared("vanilla")
     assert (history["loss"] == plain["loss"]) is not guided
 

@@ -1,7 +1,6 @@
 import keras
 import pytest
 
-import keras_lstsd
 from recipes.methods import METHODS
 from tests.settings import OFF, TINY
 
@@ -14,7 +13,9 @@ def test_each_method_has_settings_for_tests():
 def test_only_methods_with_an_index_get_the_number_of_samples(name):
     method = METHODS[name]
     student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
-    model = method.wrap(student, 7, **method.settings(20))
+    teacher = keras.models.clone_model(student)
+    teacher = [teacher] if method.teacher == "anchors" else teacher
+    model = method.wrap(student, 7, teacher=teacher, **method.settings(20))
     assert model.num_samples == (7 if model.needs_sample_index else None)
-    indexed = (keras_lstsd.LSTSD, keras_lstsd.TemporalEnsembling)
-    assert model.needs_sample_index == (method.cls in indexed)
+    indexed = ("LSTSD", "TemporalEnsembling", "PSKD", "ELR")
+    assert model.needs_sample_index == (method.cls.__name__ in indexed or name == "stored_teacher")

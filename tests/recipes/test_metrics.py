@@ -60,3 +60,15 @@ def test_unknown_tasks_and_splits_are_rejected(tmp_path):
             unknown()
     with pytest.raises(ValueError, match="split='test'.*'test_matched', 'test_mismatched'"):
         metrics.write_predictions(tmp_path, "mnli", "test", [0])
+
+
+def test_calibration_compares_confidence_and_accuracy_in_bins():
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.85, 0.15], [0.4, 0.6]], "float32")
+    labels = np.array([0, 1, 0, 1])
+    found = metrics.calibration(labels, p, bins=2)
+    # All confidences are in the upper bin: their mean is 0.7875, the accuracy 0.75.
+    assert found["ece"] == pytest.approx(3.75)
+    assert found["nll"] == pytest.approx(-np.log([0.9, 0.2, 0.85, 0.6]).mean())
+    # In 10 bins: 0.9 | 0.8 and 0.85 | 0.6.
+    expected = (0.1 + abs(0.5 * 2 - 1.65) + 0.4) / 4
+    assert metrics.calibration(labels, p, bins=10)["ece"] == pytest.approx(100 * expected)

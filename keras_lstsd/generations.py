@@ -110,9 +110,9 @@ class Ensemble(keras.Model):
                 f"Received: {len(students)} students with {sorted(units)} output units. Expected: "
                 "at least one student, and one number of units."
             )
+        (specs,) = outputs.input_signature(students[0])
         inputs = keras.tree.map_structure(
-            lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name),
-            students[0].input,
+            lambda spec: keras.Input(spec.shape[1:], dtype=spec.dtype, name=spec.name), specs
         )
         members = [_Member(student, name=f"member_{at}") for at, student in enumerate(students)]
         logits = _LogMean(units.pop(), name="log_mean")([member(inputs) for member in members])

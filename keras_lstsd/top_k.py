@@ -68,6 +68,7 @@ class TopKTable(SampleTable):
 
     def read(self, index: Any, index_validated: bool = False) -> tuple[Any, Any]:
         """Rows of all classes, as `SampleTable.read`."""
+        index = ops.convert_to_tensor(index)
         stored, known = read(index, self, index_validated, normalized=False)
         # An index out of range reads a spare row, which is unknown.
         classes = ops.take(self.classes, ops.clip(index, 0, self.num_samples), axis=0)

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from recipes.methods import METHODS
-from tests.models import CLASS_NAMES, SAMPLES, X, Y, assert_same, dense_student, made
+from tests.models import ALIKE, CLASS_NAMES, SAMPLES, X, Y, assert_same, dense_student, made, slow
 
 BATCH, EPOCHS = 8, 3
 STEPS = -(-SAMPLES // BATCH)
-NAMES = [name for name in CLASS_NAMES if not METHODS[name].cls.needs_sample_index]
+NAMES = [
+    slow(name) if name in ALIKE else name
+    for name in CLASS_NAMES
+    if not METHODS[name].cls.needs_sample_index
+]
 BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
 
 

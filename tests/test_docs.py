@@ -102,6 +102,8 @@ def namespace(tmp_path, monkeypatch) -> dict:
         "image_student": image_student,
         "model": model,
         "word_pieces": WORD_PIECES,
+        "teacher": keras.models.clone_model(student),
+        "big_classifier": keras.models.clone_model(student),
     }
 
 
@@ -175,8 +177,18 @@ def test_docstring_example_runs(name, namespace, tmp_path, monkeypatch):
     model.make_memory()
     changed = {"x": namespace["x_train"], "y": labels, "y_train": labels, "y_test": labels}
     changed |= {"student": student, "model": model, "train": train}
-    changed |= {"first": batches, "second": batches}
-    exec(EXAMPLES[name].replace("epochs=164", "epochs=2"), globals() | namespace | changed)
+    changed |= {"first": batches, "second": batches, "ops": keras.ops, "Path": Path}
+
+    def network():
+        return keras.models.clone_model(student)
+
+    (tmp_path / "teacher").mkdir()
+    network().save_weights(tmp_path / "teacher/epoch_1.weights.h5")
+    changed |= {"network": network, "teacher": network(), "big_classifier": network()}
+    changed["students"] = [network(), network()]
+    code = re.sub(r"epochs=\d{3}", "epochs=2", EXAMPLES[name]).replace("ations=6", "ations=2")
+    # Functions of an example find its variables in one namespace.
+    exec(code, globals() | namespace | changed)
 
 
 def test_every_public_name_has_a_docstring_and_most_an_example():

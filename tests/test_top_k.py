@@ -57,3 +57,5 @@ def test_a_count_below_1_is_rejected():
     student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="top_k=0. Expected"):
         KnowledgeDistillation(student, student, stored=True, top_k=0)
+    with pytest.raises(ValueError, match="Received: top_k=2, stored=False"):
+        KnowledgeDistillation(student, student, top_k=2)

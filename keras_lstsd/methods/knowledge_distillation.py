@@ -52,8 +52,9 @@ class KnowledgeDistillation(Distillation):
         name: name of the model.
 
     Raises:
-        ValueError: for an alpha outside [0, 1], a temperature that is not positive, a teacher that
-            is not built, has other classes, or whose last layer does not show what it puts out.
+        ValueError: for an alpha outside [0, 1], a temperature that is not positive, `top_k` without
+            `stored`, a teacher that is not built, has other classes, or whose last layer does not
+            show what it puts out.
 
     Example:
         >>> model = keras_lstsd.KnowledgeDistillation(student, teacher)
@@ -97,6 +98,12 @@ class KnowledgeDistillation(Distillation):
         self.teacher_inputs = teacher.inputs
         self.teacher_from_logits = teacher.from_logits
         teacher.runs_in_step = not stored
+        if top_k is not None and not stored:
+            raise ValueError(
+                "`top_k` is of a stored teacher's rows. "
+                f"Received: top_k={top_k}, stored=False. Expected: "
+                f"`KnowledgeDistillation(student, teacher, stored=True, top_k={top_k})`."
+            )
         if stored:
             self._answered = self._counter("answered", 0)
             options = {"temperature": temperature, "name": "teacher_rows"}

@@ -16,7 +16,8 @@ class RCO(KnowledgeDistillation):
     """Knowledge distillation from checkpoints of the teacher's own training, one after another.
 
     The loss is that of `KnowledgeDistillation`. With A anchors, the teacher of epoch t = 1..T of
-    a `fit` is anchor `floor((t - 1) / T * A)`: each has an equal share of the epochs.
+    a `fit` is anchor `ceil(t A / T) - 1`: each has an equal share of the epochs, and the last epoch
+    has the last one.
 
     Logs: as `KnowledgeDistillation`.
 
@@ -74,7 +75,7 @@ class RCO(KnowledgeDistillation):
         return self.teacher
 
     def on_epoch_start(self, epoch: int) -> None:
-        """Anchor floor((t - 1) / T A) becomes the teacher."""
+        """Anchor ceil(t A / T) - 1 becomes the teacher."""
         count = self.teacher.num_anchors
         progress = round(count * float(ops.convert_to_numpy(self.progress)), 3)
         self.teacher.use(max(math.ceil(progress), 1) - 1)

@@ -31,7 +31,7 @@ class TolerantTeacher(Distillation):
         ValueError: for an eta outside [0, 1], a K below 2 or above the number of classes.
 
     Example:
-        >>> model = keras_lstsd.TolerantTeacher(network)
+        >>> model = keras_lstsd.TolerantTeacher(student)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=300)
 

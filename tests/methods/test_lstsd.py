@@ -21,16 +21,15 @@ from tests.methods.linear import (
 from tests.models import slow
 
 
+def memory(model):
+    return {name: rows_of(getattr(model, name)) for name in ("long_term", "short_term", "pending")}
+
+
 @pytest.mark.parametrize(
     ("jit_compile", "kl"),
     [(False, "reverse"), (False, "forward"), (True, "reverse"), slow(True, "forward")],
 )
 def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
-    def memory(model):
-        return {
-            name: rows_of(getattr(model, name)) for name in ("long_term", "short_term", "pending")
-        }
-
     expected = follow(
         oracles.lstsd,
         LSTSD,
@@ -42,6 +41,14 @@ def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
     )
     assert expected[-1].logs["teacher_coverage"] == 1
     assert np.isnan(expected[-1].memory["pending"][22]).all()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_ramp_raises_the_weights_over_one_fit(jit_compile):
+    expected = follow(oracles.lstsd, LSTSD, memory, jit_compile, **(LSTSD_SETTINGS | {"ramp": 2.0}))
+    last = expected[-1].logs
+    weighted = 2.4 * last["long_term_loss"] + 4.0 * last["short_term_loss"]
+    np.testing.assert_allclose(last["distillation_loss"], weighted)
 
 
 def test_teachers_come_from_the_epochs_of_the_papers_timeline():
@@ -176,6 +183,7 @@ def test_a_one_unit_student_is_guided_as_two_classes():
         ({"short_weight": float("nan")}, "short_weight=nan. Expected: at least 0"),
         ({"temperature": 0.0}, "temperature=0.0. Expected: above 0"),
         ({"mini_generation_epochs": 0}, "mini_generation_epochs=0. Expected"),
+        ({"ramp": -1.0}, "ramp=-1.0. Expected: at least 0"),
         ({"kl": "both"}, "kl='both'. Expected: 'reverse'"),
         ({"table_dtype": "int8"}, "'int8'. Expected: 'float32' or 'float16'"),
         ({"num_samples": 0}, "num_samples=0. Expected"),

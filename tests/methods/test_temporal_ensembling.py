@@ -34,6 +34,19 @@ def test_training_follows_the_simulation(jit_compile, kl):
     )
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_ramp_raises_the_weight_over_one_fit(jit_compile):
+    settings = {"momentum": MOMENTUM, "weight": 3.0, "temperature": 2.0, "ramp": 2.0}
+    follow(
+        oracles.temporal_ensembling,
+        TemporalEnsembling,
+        memory,
+        jit_compile,
+        simulated=settings | {"direction": "reverse"},
+        **settings,
+    )
+
+
 def test_invalid_arguments_are_rejected():
     with pytest.raises(ValueError, match="momentum=1.0. Expected: at least 0 and below 1"):
         TemporalEnsembling(linear_student(), SAMPLES, momentum=1.0)

@@ -39,6 +39,25 @@ def sgd(kernel, bias, x, gradient, learning_rate, step):
     return kernel, bias
 
 
+class Momentum:
+    """v <- m v - rate * g; w <- w + v, for one list of weights; v starts at 0."""
+
+    def __init__(self, momentum):
+        self.momentum, self.velocities = momentum, None
+
+    def step(self, weights, gradients, rate):
+        if self.velocities is None:
+            self.velocities = [np.zeros_like(w) for w in weights]
+        pairs = zip(self.velocities, gradients, strict=True)
+        self.velocities = [self.momentum * v - rate * g for v, g in pairs]
+        return [w + v for w, v in zip(weights, self.velocities, strict=True)]
+
+
+def dense_gradients(x, gradient):
+    """Of the batch mean, for kernel and bias; `gradient` = d(per sample)/d logits."""
+    return [x.T @ gradient / len(x), gradient.sum(axis=0) / len(x)]
+
+
 class Means:
     """Means over the drawn samples: every draw counts once, so batches weigh by their size."""
 
@@ -60,6 +79,18 @@ def cross_entropy(logits, labels):
     log_p = log_softmax(logits)
     onehot = np.eye(logits.shape[-1])[labels]
     return -(onehot * log_p).sum(axis=-1), np.exp(log_p) - onehot
+
+
+def soft_cross_entropy(logits, teacher, temperature):
+    """H(q, p) = -sum_c q_c ln p_c, q = exp(teacher), p = softmax(z / T); 0 where `teacher` is NaN.
+
+    dL/dz_j = (p_j - q_j) / T, as q sums to 1. No T^2.
+    """
+    log_p, known = log_softmax(logits / temperature), has_row(teacher)
+    q = np.exp(teacher)
+    value = -(q * log_p).sum(axis=-1)
+    gradient = (np.exp(log_p) - q) / temperature
+    return np.where(known, value, 0.0), np.where(known[:, None], gradient, 0.0)
 
 
 def kl(logits, teacher, temperature, direction):

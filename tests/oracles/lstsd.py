@@ -38,10 +38,12 @@ def lstsd(
     short_weight,
     temperature,
     direction="reverse",
+    ramp=0.0,
 ):
     """L = CE + long_weight KL[p_T || long_T] + short_weight KL[p_T || short_T] (LSTSD, Alg. 1).
 
-    Rows are ln p at T=1 from the forward pass that trained on the sample.
+    Rows are ln p at T=1 from the forward pass that trained on the sample. With `ramp` r both
+    weights are multiplied by (t / n)^r in epoch t = 1..n.
     """
     x, y, kernel, bias = inputs(x, y, kernel, bias)
     short, long, pending = (unwritten(len(x), len(bias)) for _ in range(3))
@@ -51,6 +53,7 @@ def lstsd(
             short = pending.copy()
             if epoch % mini_generation_epochs == 0:
                 long = pending.copy()
+        rise = ((epoch + 1) / len(batches)) ** ramp
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias
@@ -59,8 +62,9 @@ def lstsd(
             short_row = log_softmax(short[index] / temperature)
             long_kl, long_gradient = kl(logits, long_row, temperature, direction)
             short_kl, short_gradient = kl(logits, short_row, temperature, direction)
-            guidance = long_weight * long_kl + short_weight * short_kl
-            gradient = gradient + long_weight * long_gradient + short_weight * short_gradient
+            guidance = rise * (long_weight * long_kl + short_weight * short_kl)
+            slope = long_weight * long_gradient + short_weight * short_gradient
+            gradient = gradient + rise * slope
             means.add(
                 loss=ce + guidance,
                 distillation_loss=guidance,

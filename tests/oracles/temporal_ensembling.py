@@ -17,18 +17,19 @@ from tests.oracles.common import (
 
 
 def temporal_ensembling(
-    x, y, batches, kernel, bias, learning_rate, momentum, weight, temperature, direction
+    x, y, batches, kernel, bias, learning_rate, momentum, weight, temperature, direction, ramp=0.0
 ):
     """Z <- a Z + (1-a) p at every epoch boundary; teacher Z / (1 - a^k); L = CE + weight KL.
 
-    p is the latest of the epoch; a skipped sample keeps Z and k (LSTSD, "Baselines").
+    p is the latest of the epoch; a skipped sample keeps Z and k (LSTSD, "Baselines"). With
+    `ramp` r the weight is multiplied by (t / n)^r in epoch t = 1..n.
     """
     x, y, kernel, bias = inputs(x, y, kernel, bias)
     ensemble = np.zeros((len(x), len(bias)))
     updates = np.zeros(len(x), dtype="int64")
     latest = unwritten(len(x), len(bias))
     history, step = [], 0
-    for steps in batches:
+    for epoch, steps in enumerate(batches):
         drawn = has_row(latest)  # in the previous epoch
         ensemble = ensemble.copy()
         ensemble[drawn] = momentum * ensemble[drawn] + (1.0 - momentum) * latest[drawn]
@@ -36,6 +37,7 @@ def temporal_ensembling(
         known = updates > 0
         teacher, latest = unwritten(*ensemble.shape), unwritten(*ensemble.shape)
         teacher[known] = np.log(ensemble[known] / (1.0 - momentum ** updates[known, None]))
+        scaled = weight * ((epoch + 1) / len(batches)) ** ramp
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias
@@ -43,12 +45,12 @@ def temporal_ensembling(
             row = log_softmax(teacher[index] / temperature)
             value, slope = kl(logits, row, temperature, direction)
             means.add(
-                loss=ce + weight * value,
-                distillation_loss=weight * value,
+                loss=ce + scaled * value,
+                distillation_loss=scaled * value,
                 teacher_coverage=known[index],
             )
             latest[index] = softmax(logits)
-            gradient = gradient + weight * slope
+            gradient = gradient + scaled * slope
             kernel, bias = sgd(kernel, bias, x[index], gradient, learning_rate, step)
             step += 1
         memory = {"ensemble": ensemble, "updates": updates}

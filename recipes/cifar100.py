@@ -293,7 +293,6 @@ def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
         for network in networks:
             table = tables.method_table(results, methods, papers(network), network=network)
             parts += [f"{title(network)}.\n{tables.READING}", "", table, ""]
-            parts += tables.calibration_lines(results, methods, network=network)
             parts += tables.detection_lines(results, methods, network=network)
         return "\n".join(parts)
 

@@ -133,7 +133,6 @@ def main(argv):
     lines = tables.detection_lines(results, methods)
     lines += [f"Accuracy on the clean test digits (%).\n{tables.READING}", ""]
     lines += [tables.method_table(results, methods), ""]
-    lines += tables.calibration_lines(results, methods)
     tables.present(results, "table", "\n".join(lines), done)
     return 0 if done else runs.INTERRUPTED
 

@@ -51,7 +51,6 @@ def main(argv):
             name = {"network": network, "teacher": teacher}
             parts += [f"{cifar100.title(network)}, taught by {teacher}.\n{tables.READING}", ""]
             parts += [tables.method_table(results, methods, **name), ""]
-            parts += tables.calibration_lines(results, methods, **name)
         return "\n".join(parts)
 
     return cifar100.compare(todo, "distill", text)

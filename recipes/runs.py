@@ -98,12 +98,13 @@ class Results:
             self._backup_folder(run), double_checkpoint=True, delete_checkpoint=False
         )
 
-    def scores(self, **name: Any) -> dict[int, float]:
-        """The scores, by seed, of the runs that equal `name` apart from their seed."""
+    def scores(self, figure: str = "score", **name: Any) -> dict[int, float]:
+        """A figure, by seed, of the runs that equal `name` apart from their seed."""
         return {
-            stored["run"]["seed"]: stored["score"]
+            stored["run"]["seed"]: stored[figure]
             for stored in self.runs
             if {key: value for key, value in stored["run"].items() if key != "seed"} == name
+            and figure in stored
         }
 
 

@@ -41,6 +41,8 @@ def method_table(
 ) -> str:
     """Mean and standard deviation of each method, and its paired difference to plain training.
 
+    Where the runs have them, also the negative log-likelihood and the calibration error.
+
     Args:
         results: the results.
         methods: the rows.
@@ -49,44 +51,25 @@ def method_table(
         name: what the runs have in common apart from method and seed.
     """
     baseline = results.scores(method="vanilla", **name)
+    figures = {
+        figure: column
+        for figure, column in {"nll": "NLL", "ece": "ECE, %"}.items()
+        if any(figure in stored for stored in results.runs)
+    }
     rows = []
     for method in methods:
         scores = results.scores(method=method, **name)
         row = [method, str(len(scores)), spread(list(scores.values()))]
         row.append("" if method == "vanilla" else paired_difference(scores, baseline))
+        row += [
+            spread([*results.scores(figure, method=method, **name).values()]) for figure in figures
+        ]
         if paper is not None:
             row.append(f"{paper[method]:.2f}" if method in paper else "")
         rows.append(row)
     header = ["method", "seeds", f"{metric}, mean +- std", "difference to vanilla"]
+    header += figures.values()
     return markdown(header + (["paper"] if paper is not None else []), rows)
-
-
-def calibration_table(results: Results, methods: Sequence[str], **name: Any) -> str:
-    """What `metrics.calibration` measured, by method, with differences to plain training."""
-
-    def by_seed(method, figure):
-        return {
-            stored["run"]["seed"]: stored[figure]
-            for stored in results.runs
-            if stored["run"] == name | {"method": method, "seed": stored["run"]["seed"]}
-            and figure in stored
-        }
-
-    rows = []
-    for method in methods:
-        row = [method]
-        for figure in ("nll", "ece"):
-            values, baseline = by_seed(method, figure), by_seed("vanilla", figure)
-            row.append(spread(list(values.values())))
-            row.append("" if method == "vanilla" else paired_difference(values, baseline))
-        rows.append(row)
-    return markdown(["method", "NLL", "difference", "ECE, %", "difference"], rows)
-
-
-def calibration_lines(results: Results, methods: Sequence[str], **name: Any) -> list[str]:
-    """`calibration_table` with its heading."""
-    heading = "Negative log-likelihood and expected calibration error (15 bins); lower is better."
-    return [heading, "", calibration_table(results, methods, **name), ""]
 
 
 def detection_table(results: Results, methods: Sequence[str], **name: Any) -> str:

@@ -16,6 +16,7 @@ from tests.methods.linear import (
     linear_student,
     problem,
 )
+from tests.models import slow
 
 X, Y = problem()
 EPOCHS = 4
@@ -126,7 +127,7 @@ def uninterrupted(tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole"), make_deep, fit, generations=2, seed=5)
 
 
-@pytest.mark.parametrize(("generation", "epoch"), [(1, 1), (0, 2), (1, 0)])
+@pytest.mark.parametrize(("generation", "epoch"), [(1, 1), slow(0, 2), slow(1, 0)])
 def test_an_interrupted_chain_resumes_with_the_same_call(
     tmp_path, uninterrupted, generation, epoch
 ):

@@ -63,7 +63,7 @@ def test_without_guidance_the_student_is_that_of_plain_training(name):
     assert_same(plain.student, off.student)
 
 
-@every_class
+@chosen
 def test_evaluation_and_prediction_change_nothing(name):
     model, _ = trained(name)
     before = [np.array(variable.numpy()) for variable in model.variables]
@@ -111,7 +111,7 @@ def test_two_replicas_follow_one_device(name, two_replicas):
     assert_same(single, double, atol=1e-4)
 
 
-@every_class
+@chosen
 @pytest.mark.parametrize("jit_compile", ["auto", slow(True)])
 def test_nothing_is_traced_again_after_the_first_epoch(name, jit_compile):
     """Neither at boundaries, nor in a later `fit`: one program runs in all epochs."""

@@ -10,6 +10,7 @@ from tests.models import (
     X,
     Y,
     assert_same,
+    chosen,
     compiled,
     dense_student,
     every,
@@ -72,7 +73,7 @@ def test_a_model_saved_before_training_trains_equally(name, file, samples, tmp_p
     assert_same(expected, again)
 
 
-@every_class
+@chosen
 def test_a_loaded_model_predicts_and_evaluates_as_the_saved_one(name, tmp_path):
     model, _ = shared(name)
     again = saved_and_loaded(model, name, tmp_path / "model.keras")

@@ -13,6 +13,7 @@ from tests.methods.linear import (
     one_step,
     problem,
 )
+from tests.models import slow
 
 MOMENTUM = 0.6
 
@@ -25,7 +26,7 @@ def memory(model):
     return {"target": t}
 
 
-@pytest.mark.parametrize(("jit_compile", "rare"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("jit_compile", "rare"), [(False, False), (False, True), slow(True, True)])
 def test_training_follows_the_simulation(jit_compile, rare):
     """`rare`: one class has probabilities below 1e-4, which are clipped."""
     student = linear_student()

@@ -20,6 +20,7 @@ from tests.methods.linear import (
     one_step,
     problem,
 )
+from tests.models import slow
 
 X, Y = problem()
 SETTINGS = {"alpha": 0.7, "temperature": 3.0}
@@ -64,7 +65,7 @@ def compare(teacher, logits, jit_compile, weights=None, **settings):
         (True, None, {}),
         (False, None, STORED),
         (False, "softmax", STORED),
-        (True, None, STORED),
+        slow(True, None, STORED),
     ],
 )
 def test_training_follows_the_simulation(jit_compile, activation, settings):
@@ -97,7 +98,7 @@ def test_sample_weights_apply_to_both_parts_of_the_loss(settings):
     compare(teacher, logits(X), False, weights=weights, **settings)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, slow(True)])
 def test_stored_rows_of_k_classes_teach_with_an_even_rest(jit_compile):
     """Kept as float16; the simulation takes the rows ln p of the table, which are those at T."""
     teacher, logits = linear_teacher()

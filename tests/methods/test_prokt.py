@@ -72,7 +72,7 @@ def test_the_teachers_regularizer_is_part_of_its_loss_only():
     compare(False, l2=0.05)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, slow(True)])
 def test_sample_weights_apply_to_both_networks(jit_compile):
     compare(jit_compile, weights=np.linspace(0, 3, SAMPLES).astype("float32"))
 

@@ -12,13 +12,14 @@ from tests.methods.linear import (
     one_step,
     rows_of,
 )
+from tests.models import slow
 
 
 def memory(model):
     return {name: np.exp(rows_of(getattr(model, name))) for name in ("previous", "pending")}
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, slow(True)])
 def test_training_follows_the_simulation(jit_compile):
     """Of one fit of 6 epochs; a sample drawn twice in an epoch, one skipped and one never drawn."""
     expected = follow(oracles.ps_kd, PSKD, memory, jit_compile, final_alpha=0.8)

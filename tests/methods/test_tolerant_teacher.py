@@ -14,9 +14,10 @@ from tests.methods.linear import (
     nothing,
     one_step,
 )
+from tests.models import slow
 
 
-@pytest.mark.parametrize(("jit_compile", "top_k"), [(False, 2), (False, CLASSES), (True, 3)])
+@pytest.mark.parametrize(("jit_compile", "top_k"), [(False, 2), (False, CLASSES), slow(True, 3)])
 def test_training_follows_the_simulation(jit_compile, top_k):
     follow(oracles.tolerant_teacher, TolerantTeacher, nothing, jit_compile, eta=0.3, top_k=top_k)
 

@@ -57,9 +57,10 @@ def executed(name, folder, **facts):
     return json.loads(answer)
 
 
-def test_there_are_three_notebooks():
+def test_there_are_four_notebooks():
     names = [path.stem for path in NOTEBOOKS]
-    assert names == ["bring_your_own_tfdata", "find_wrong_labels", "quickstart"]
+    expected = ["bring_your_own_tfdata", "distill_a_teacher", "find_wrong_labels", "quickstart"]
+    assert names == expected
 
 
 def test_absolute_paths_are_recognized():
@@ -139,6 +140,25 @@ def test_quickstart(tmp_path):
     _, (x_test, y_test) = digits.load()
     accuracy = (student.predict(x_test, verbose=0).argmax(-1) == y_test).mean()
     assert accuracy == pytest.approx(facts["lstsd"], abs=2 / len(y_test))
+
+
+@pytest.mark.slow
+def test_distill_a_teacher(tmp_path):
+    facts = executed(
+        "distill_a_teacher",
+        tmp_path,
+        scores="scores",
+        teacher="float(accuracy(teacher))",
+        stored="float(accuracy(stored))",
+        distiller="float(accuracy(distiller.student))",
+    )
+    assert 80 < facts["teacher"] < 99
+    assert len(facts["scores"]["plain"]) == len(facts["scores"]["taught"]) == 3
+    # One formula, three ways to compute it.
+    taught = facts["scores"]["taught"][-1]
+    assert facts["stored"] == pytest.approx(taught, abs=1.5)
+    assert facts["distiller"] == pytest.approx(taught, abs=6)
+    assert (tmp_path / "student.keras").exists()
 
 
 @pytest.mark.slow

@@ -170,6 +170,7 @@ def test_invalid_flags_and_missing_files_are_reported(tmp_path):
         assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_runs(tmp_path):
     command = recipe("digits", "--epochs=2", "--seeds=500", f"--output_dir={tmp_path}")
     # Background jobs of a shell ignore SIGINT, and so do their children. A fork with Python code in

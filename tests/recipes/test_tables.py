@@ -46,6 +46,16 @@ def test_a_table_shows_spread_difference_and_the_papers_number(tmp_path):
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
+def test_a_table_shows_likelihood_and_calibration_where_they_were_measured(tmp_path):
+    stored = runs.Results(tmp_path / "results.json", {})
+    for seed, nll in enumerate((0.5, 1.5)):
+        run = {"method": "vanilla", "seed": seed}
+        stored.add(run, {"score": 90.0, "nll": nll, "ece": 4.0})
+    header, _, row = cells(tables.method_table(stored, ["vanilla"], {}))
+    assert header[4:] == ["NLL", "ECE, %", "paper"]
+    assert row[4:] == ["1.00 +- 0.71", "4.00 +- 0.00", ""]
+
+
 def test_rankings_are_compared_with_the_first_methods_loss(tmp_path):
     stored = runs.Results(tmp_path / "results.json", {})
     for seed, (plain, guided) in enumerate([(80.0, 90.0), (82.0, 96.0)]):

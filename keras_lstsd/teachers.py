@@ -258,9 +258,8 @@ class Given(_Other, Snapshot):
 
     def ask(self, x: Any) -> Any:
         """The teacher's logits for inputs of the student, outside a step."""
-        return self.logits_of(
-            ops.convert_to_tensor(self.network.predict_on_batch(self.inputs_of(x)))
-        )
+        # `predict_on_batch` would run the whole batch on each replica.
+        return self.logits_of(self.network(self.inputs_of(x), training=False))
 
     def use(self, number: int) -> None:
         """Makes the anchor of that number the teacher."""

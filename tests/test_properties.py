@@ -83,7 +83,9 @@ def test_mixed_precision_trains_close_to_full(name):
     finally:
         keras.config.set_dtype_policy("float32")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    np.testing.assert_allclose(mixed["loss"], full["loss"], rtol=0.02)
+    # The loss of ELR is a difference, and passes 0.
+    atol = 0.02 if name == "elr" else 0
+    np.testing.assert_allclose(mixed["loss"], full["loss"], rtol=0.02, atol=atol)
     for log in model.logged:
         np.testing.assert_allclose(mixed[log], full[log], rtol=0.1, atol=2e-3)
 

@@ -152,7 +152,7 @@ def test_distill_a_teacher(tmp_path):
         stored="float(accuracy(stored))",
         distiller="float(accuracy(distiller.student))",
     )
-    assert 80 < facts["teacher"] < 99
+    assert 75 < facts["teacher"] < 99
     assert len(facts["scores"]["plain"]) == len(facts["scores"]["taught"]) == 3
     # One formula, three ways to compute it.
     taught = facts["scores"]["taught"][-1]

@@ -158,8 +158,7 @@ class Distillation(Fitting, Saving, keras.Model):
 
     def logits_of(self, y_pred: Any) -> Any:
         """Outputs of the student, or of a copy of it, as float32 logits `[batch, classes]`."""
-        activation = None if self.from_logits else outputs.last_activation(self.student)
-        return outputs.logits(y_pred, self.from_logits, activation)
+        return outputs.logits_of(self.student, y_pred, self.from_logits)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.student(self.inputs_of(inputs), training=training)
@@ -266,8 +265,9 @@ class Distillation(Fitting, Saving, keras.Model):
                 data = self._device_stage.apply(*batch)
                 batch = keras.utils.unpack_x_y_sample_weight(data)
         if type(self).before_update is not Distillation.before_update:
-            state = [self._changed(state, self.before_update, *batch) for state in state]
-            if not state:
+            if state:
+                state = [self._changed(*state, self.before_update, *batch)]
+            else:
                 self.before_update(*batch)
         result = super().train_step(*state, data)
         if type(self).after_update is Distillation.after_update:

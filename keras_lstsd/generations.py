@@ -141,12 +141,11 @@ class _Member(keras.layers.Layer):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.student = student
         self.from_logits = outputs.ends_in_logits(student)
-        self.activation_name = None if self.from_logits else outputs.last_activation(student)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         y_pred = self.student(inputs, training=training)
-        return log_softmax(outputs.logits(y_pred, self.from_logits, self.activation_name))
+        return log_softmax(outputs.logits_of(self.student, y_pred, self.from_logits))
 
 
 class _LogMean(keras.layers.Layer):

@@ -119,6 +119,12 @@ def logits(outputs: Any, from_logits: bool, activation: str | None = None) -> An
     return log_probs
 
 
+def logits_of(network: keras.Model, y_pred: Any, from_logits: bool) -> Any:
+    """Outputs of a network, or of a copy of it, as float32 logits `[batch, classes]`."""
+    activation = None if from_logits else last_activation(network)
+    return logits(y_pred, from_logits, activation)
+
+
 def classes_of(y: Any, num_classes: int) -> Any:
     """The class of each label, int32 `[batch]`; out of range where a label is missing.
 

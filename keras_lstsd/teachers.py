@@ -133,12 +133,19 @@ class Snapshot(keras.layers.Layer):
         return list(zip(self.copies, weights, strict=True))
 
 
+def without_side_effects(network: keras.Model) -> keras.StatelessScope:
+    """A scope in which calls of a network change none of its variables."""
+    variables = network.variables
+    return keras.StatelessScope([(it, ops.convert_to_tensor(it)) for it in variables])
+
+
 class _Other:
     """A teacher with a network of its own: its inputs, and the meaning of its outputs."""
 
     def _set_network(
         self, network: keras.Model, inputs: Callable | None, from_logits: bool | None
-    ) -> None:
+    ) -> keras.Model:
+        """Checks a network and what belongs to it; returns the network itself."""
         # A wrapped classifier stands for the student inside.
         network = getattr(network, "student", network)
         if not isinstance(network, keras.Model) or not network.built:
@@ -151,6 +158,7 @@ class _Other:
             from_logits = getattr(network, "from_logits", None)
         self.from_logits = outputs.ends_in_logits(network) if from_logits is None else from_logits
         self.inputs = inputs
+        return network
 
     def check_classes(self, num_classes: int) -> None:
         """Rejects a network for other classes than the student's."""
@@ -164,8 +172,7 @@ class _Other:
 
     def logits_of(self, y_pred: Any) -> Any:
         """The network's outputs as float32 logits `[batch, classes]`."""
-        activation = None if self.from_logits else outputs.last_activation(self.network)
-        return outputs.logits(y_pred, self.from_logits, activation)
+        return outputs.logits_of(self.network, y_pred, self.from_logits)
 
     def inputs_of(self, x: Any) -> Any:
         """The network's inputs for the student's inputs."""
@@ -221,8 +228,7 @@ class Given(_Other, Snapshot):
         name: str = "teacher",
     ):
         super().__init__(name=name)
-        self._set_network(network, inputs, from_logits)
-        network = getattr(network, "student", network)
+        network = self._set_network(network, inputs, from_logits)
         # Functions, as Keras would track the network as a part of the model.
         self._network = lambda: network
         self._anchors = lambda: anchors
@@ -318,8 +324,7 @@ class Trained(_Other, keras.layers.Layer):
         name: str = "teacher",
     ):
         super().__init__(dtype="float32", autocast=False, name=name)
-        self._set_network(network, inputs, from_logits)
-        self.network = getattr(network, "student", network)
+        self.network = self._set_network(network, inputs, from_logits)
         self.optimizer = None
 
     def attach(self, model: Any) -> None:
@@ -343,9 +348,7 @@ class Trained(_Other, keras.layers.Layer):
 
     def predict(self, step: Step) -> Any:
         """The teacher's logits for the inputs of a step, as in training, without side effects."""
-        variables = self.network.variables
-        mapping = [(variable, ops.convert_to_tensor(variable)) for variable in variables]
-        with keras.StatelessScope(state_mapping=mapping):
+        with without_side_effects(self.network):
             y_pred = self(step.inputs, training=True)
         return ops.stop_gradient(self.logits_of(y_pred))
 

@@ -198,12 +198,13 @@ class Task:
             validation_freq=VALIDATION_FREQ.value,
         )
 
-    def predict(self, model: keras.Model) -> np.ndarray:
-        """Probabilities of the test images; the networks put out logits or probabilities."""
+    def measures(self, model: keras.Model) -> dict[str, float]:
+        """What `metrics.measures` finds on the test images."""
+        # The networks put out logits, an ensemble probabilities.
         y_pred = model.predict(self.data.x_test, batch_size=500, verbose=0)
         if outputs.ends_in_logits(getattr(model, "student", model)):
             y_pred = keras.ops.convert_to_numpy(keras.ops.softmax(y_pred))
-        return y_pred
+        return metrics.measures(self.data.y_test, y_pred)
 
 
 def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) -> dict:
@@ -228,9 +229,7 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     task.fit(model, callbacks)
     model.student.save(folder / "student.keras")
-    probabilities = task.predict(model)
-    outcome = {"score": 100 * float((probabilities.argmax(-1) == data.y_test).mean())}
-    outcome |= metrics.calibration(data.y_test, probabilities)
+    outcome = task.measures(model)
     if wrong.any():
         outcome["detection"] = runs.detection(model, data.x_train, labels, wrong, folder)
     return outcome

@@ -98,9 +98,7 @@ def train(
     model = method.wrap(student(), len(x_train), teacher=teacher, **method.settings(epochs))
     compiled(model, method)
     fit(model, [*runs.dynamics(model, labels, folder), *callbacks])
-    probabilities = model.predict(x_test, verbose=0)
-    outcome = {"score": 100 * float((probabilities.argmax(-1) == y_test).mean())}
-    outcome |= metrics.calibration(y_test, probabilities)
+    outcome = metrics.measures(y_test, model.predict(x_test, verbose=0))
     if wrong.any():
         outcome["detection"] = runs.detection(model, x_train, labels, wrong, folder)
     return outcome

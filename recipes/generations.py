@@ -11,12 +11,11 @@ the last. The flags of `recipes.cifar100` apply. An interrupted chain resumes.
 
 from pathlib import Path
 
-import keras
 from absl import app, flags
 
 from keras_lstsd import generations
 from keras_lstsd.statistics import spread
-from recipes import cifar100, metrics, options, tables
+from recipes import cifar100, options, tables
 from recipes.methods import METHODS, Method
 
 GENERATIONS = flags.DEFINE_integer("generations", 6, "Generations of a chain.", 2)
@@ -45,18 +44,11 @@ def train(run: dict, folder: Path, callbacks: list, data: cifar100.Data, setting
         )
 
     students = generations.train(folder / "chain", make, task.fit, count, 1000 * run["seed"])
-    by_generation = [measures(task, student) for student in students]
+    by_generation = [task.measures(student) for student in students]
     outcome = by_generation[-1] | {"generations": by_generation}
     if count > 1:
-        outcome["ensemble"] = measures(task, generations.Ensemble(students[1:]))
+        outcome["ensemble"] = task.measures(generations.Ensemble(students[1:]))
     return outcome
-
-
-def measures(task: cifar100.Task, model: keras.Model) -> dict[str, float]:
-    """Accuracy in %, negative log-likelihood and ECE on the test images."""
-    probabilities, y_test = task.predict(model), task.data.y_test
-    accuracy = 100 * metrics.accuracy(y_test, probabilities.argmax(-1))
-    return {"score": accuracy} | metrics.calibration(y_test, probabilities)
 
 
 def generation_table(results, chains: list[str], network: str) -> str:

@@ -81,6 +81,12 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     return {"nll": float(nll), "ece": 100 * float(np.abs(gaps).sum() / len(labels))}
 
 
+def measures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """The accuracy in % as `"score"`, and `calibration`; the arguments are those of it."""
+    score = 100 * accuracy(labels, probabilities.argmax(-1))
+    return {"score": score} | calibration(labels, probabilities)
+
+
 METRICS = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
 _OF_TASKS = {
     "cola": ("matthews", "accuracy"),

@@ -103,7 +103,6 @@ def namespace(tmp_path, monkeypatch) -> dict:
         "model": model,
         "word_pieces": WORD_PIECES,
         "teacher": keras.models.clone_model(student),
-        "big_classifier": keras.models.clone_model(student),
     }
 
 

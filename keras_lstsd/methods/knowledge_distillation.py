@@ -52,9 +52,9 @@ class KnowledgeDistillation(Distillation):
         name: name of the model.
 
     Raises:
-        ValueError: for an alpha outside [0, 1], a temperature that is not positive, `top_k` without
-            `stored`, a teacher that is not built, has other classes, or whose last layer does not
-            show what it puts out.
+        ValueError: for an alpha outside [0, 1], a temperature that is not positive, and `top_k`
+            without `stored`. Also for a teacher that is not built or has other classes, and for
+            one whose last layer does not show what it puts out.
 
     Example:
         >>> model = keras_lstsd.KnowledgeDistillation(student, teacher)

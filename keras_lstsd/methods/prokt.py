@@ -12,7 +12,7 @@ from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import cross_entropy, log_softmax
 from keras_lstsd.outputs import classes_of
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.teachers import Trained
+from keras_lstsd.teachers import Trained, without_side_effects
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -135,9 +135,7 @@ class ProKT(Distillation):
 
     def _student_log_probs(self, inputs: Any) -> Any:
         """ln q of the forward pass that this step makes later, without its side effects."""
-        variables = self.student.variables
-        mapping = [(variable, ops.convert_to_tensor(variable)) for variable in variables]
-        with keras.StatelessScope(state_mapping=mapping):
+        with without_side_effects(self.student):
             y_pred = self.student(inputs, training=True)
         return ops.stop_gradient(log_softmax(self.logits_of(y_pred)))
 

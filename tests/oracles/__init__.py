@@ -2,9 +2,9 @@
 
 The student is linear: logits = x @ kernel + bias, trained with plain SGD on sparse labels.
 All gradients are written out by hand; teachers are constants. Each simulator takes
-`(x, y, batches, kernel, bias, learning_rate, ...)`, where `batches` holds one list of index
-arrays per epoch and `learning_rate` is a number or a function of the step (from 0). It
-returns one `Epoch` per epoch. A batch's loss is the mean over all its samples: a sample
+`(x, y, batches, kernel, bias, learning_rate, ...)` and returns one `Epoch` per epoch.
+`batches` holds one list of index arrays per epoch. `learning_rate` is a number or a function
+of the step (from 0). A batch's loss is the mean over all its samples: a sample
 without a teacher adds 0 to the guidance and still counts in the mean.
 """
 

@@ -257,14 +257,18 @@ def check_same_samples(before: dict[int, tuple], now: dict[int, tuple]) -> None:
         )
 
 
+def _shape_of(tensor: Any) -> tuple | None:
+    """The static shape; None where TensorFlow does not know it, as after a Python function."""
+    return None if getattr(tensor.shape, "rank", 1) is None else tuple(tensor.shape)
+
+
 def sample_rows(index: Any, logits: Any, num_samples: int) -> Any:
     """An index that was not validated as int32 `[batch]`; out-of-range values stay out of range.
 
     Raises:
         ValueError: for another dtype or shape, or another number of indices than samples.
     """
-    # TensorFlow does not know the rank of a Python function's output.
-    shape = None if getattr(index.shape, "rank", 1) is None else tuple(index.shape)
+    shape = _shape_of(index)
     if not keras.backend.is_int_dtype(index.dtype) or shape is None or len(shape) != 1:
         raise ValueError(
             "`sample_index` must be a vector of integers. "
@@ -329,4 +333,30 @@ def check_task_weight(reduction: str | None) -> None:
             "`mean_with_sample_weight`. Received: a loss with "
             "reduction='mean_with_sample_weight'. Expected: a loss with "
             "`reduction='sum_over_batch_size'`."
+        )
+
+
+def check_guidance(model: Any, guidance: Any, logits: Any) -> None:
+    """Rejects guidance that is not per sample, or that logs other names than the method's.
+
+    Raises:
+        ValueError: for a loss of another shape than `[batch]`, for names that differ from `logged`.
+    """
+    if guidance is None:
+        return
+    method = type(model).__name__
+    shape, batch = _shape_of(guidance.loss), logits.shape[0]
+    if shape is None or len(shape) != 1 or (None not in (*shape, batch) and shape[0] != batch):
+        raise ValueError(
+            f"The loss of `{method}.guidance` must have one value per sample. "
+            f"Received: loss of shape {shape} for logits of shape {tuple(logits.shape)}. Expected: "
+            "shape (batch,); the base class applies sample weights and takes the mean."
+        )
+    named = set(model.logged) - {"distillation_loss"}
+    if named != set(guidance.logs):
+        raise ValueError(
+            f"`{method}.logged` must name the values that its guidance logs. "
+            f"Received: logged={model.logged}, Guidance.logs with {sorted(guidance.logs)}. "
+            "Expected: 'distillation_loss' where it shall be logged, and each name of "
+            "`Guidance.logs`."
         )

@@ -1,8 +1,7 @@
 """The base class of all methods: a `keras.Model` that trains a student with guidance."""
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,10 +15,11 @@ from keras_lstsd.fitting import Fitting
 from keras_lstsd.saving import Saving
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import ClassTable, LabelTable, SampleTable, add, in_range
+from keras_lstsd.updating import Updating
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class Distillation(Fitting, Saving, keras.Model):
+class Distillation(Fitting, Saving, Updating, keras.Model):
     """Trains a student classifier; subclasses add the guidance of a teacher.
 
     The loss of a batch is the compiled loss plus the guidance, reduced as the compiled loss is.
@@ -58,8 +58,7 @@ class Distillation(Fitting, Saving, keras.Model):
     """Whether the method has a memory per sample, and so needs the index of each."""
 
     logged: tuple[str, ...] = ()
-    """Names of the values that a method logs each epoch: `distillation_loss`, and `Guidance.logs`.
-    """
+    """Names of the values that a method logs: `distillation_loss` and those of `Guidance.logs`."""
 
     def __init__(
         self,
@@ -197,6 +196,7 @@ class Distillation(Fitting, Saving, keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         step = self._step(x, y, y_pred, sample_weight)
         guidance = self.guidance(step)
+        checks.check_guidance(self, guidance, step.logits)
         weights = sample_weight
         if sample_weight is not None and guidance is not None:
             sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
@@ -280,62 +280,6 @@ class Distillation(Fitting, Saving, keras.Model):
 
     def before_update(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Precedes the update of the student's weights; for methods that train two networks."""
-
-    def update(self, network: keras.Model, optimizer: Any, loss: Callable[[], Any]) -> None:
-        """One update of a network's trainable weights, in `before_update` or `after_update`.
-
-        Args:
-            network: the network. What else its forward pass changes, such as moving averages, is
-                kept.
-            optimizer: its optimizer, which is built.
-            loss: returns the loss, a scalar.
-        """
-        weights = network.trainable_variables
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            with tf.GradientTape() as tape:
-                value = optimizer.scale_loss(loss())
-            gradients = tape.gradient(value, weights)
-        else:
-            import jax
-
-            states = network.non_trainable_variables
-            variables = self.trainable_variables + self.non_trainable_variables
-            mapping = {id(v): (v, ops.convert_to_tensor(v)) for v in variables}
-
-            def value(values):
-                new = {id(v): (v, to) for v, to in zip(weights, values, strict=True)}
-                state_mapping = [*(mapping | new).values()]
-                with keras.StatelessScope(state_mapping, collect_losses=True) as scope:
-                    result = optimizer.scale_loss(loss())
-                return result, [scope.get_current_value(v) for v in states]
-
-            values = [mapping[id(weight)][1] for weight in weights]
-            gradients, after = jax.grad(value, has_aux=True)(values)
-            for variable, changed in zip(states, after, strict=True):
-                variable.assign(changed)
-        optimizer.apply(gradients, weights)
-
-    def _changed(self, state: tuple, function: Callable, *arguments: Any) -> tuple:
-        """The state of a JAX step after a function that assigns to variables."""
-        _, _, *rest = state
-        with self._state(state) as scope:
-            function(*arguments)
-        trainable, non_trainable = (
-            [scope.get_current_value(variable) for variable in variables]
-            for variables in (self.trainable_variables, self.non_trainable_variables)
-        )
-        return trainable, non_trainable, *rest
-
-    def _state(self, state: tuple | None = None):
-        """A scope in which variables have the values of a step: on JAX those of its state."""
-        if state is None:
-            return nullcontext()
-        trainable, non_trainable, *_ = state
-        variables = self.trainable_variables + self.non_trainable_variables
-        mapping = list(zip(variables, trainable + non_trainable, strict=True))
-        return keras.StatelessScope(state_mapping=mapping)
 
     def evaluate(self, x=None, *args, **kwargs):
         checks.check_in_step(x)

@@ -282,8 +282,8 @@ class Saving:
             "data": self._data,
         }
 
-    def _arguments(self) -> list[str]:
-        """Names of the constructor's arguments, those that `**kwargs` passes on included."""
+    def _arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, those that `**kwargs` passes on included."""
         names = []
         for cls in type(self).__mro__:
             if "__init__" not in vars(cls):
@@ -294,21 +294,25 @@ class Saving:
             names += [it.name for it in parameters if it.kind not in variadic]
             if not variadic:
                 break
-        return list(dict.fromkeys(names))
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise AttributeError(
+                "A method needs one attribute per argument, from which backups and `.keras` files "
+                f"are made. Received: {type(self).__name__} without the attributes {missing}. "
+                f"Expected: in its `__init__`, `self.{missing[0]} = {missing[0]}`."
+            )
+        return {name: getattr(self, name) for name in names}
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments that are numbers, names or None."""
-        names = [name for name in self._arguments() if name != "name"]
-        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
         plain = bool | int | float | str | None
-        return {name: value for name, value in values.items() if isinstance(value, plain)}
+        values = self._arguments().items()
+        return {name: it for name, it in values if isinstance(it, plain) and name != "name"}
 
     def get_config(self) -> dict:
         """The constructor's arguments, serialized; models and losses among them too."""
-        return {
-            name: keras.saving.serialize_keras_object(getattr(self, name))
-            for name in self._arguments()
-        }
+        values = self._arguments().items()
+        return {name: keras.saving.serialize_keras_object(value) for name, value in values}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None):

@@ -13,24 +13,29 @@ Tensor = Any
 
 
 class Step(NamedTuple):
-    """One training step as the hooks of a method see it."""
+    """One training step as the hooks of a method see it.
+
+    Args:
+        inputs: the student's inputs, as the data has them.
+        y: labels, as the compiled loss takes them: `[batch]` or `[batch, classes]`.
+            `outputs.classes_of(step.y, num_classes)` gives the class of each.
+        sample_index: integers `[batch]`, rows of the tables; None where the data has no index.
+        logits: the student's logits (or log-probabilities), float32 `[batch, classes]`.
+        mask: the mask that Keras propagates to the student's output; None without one.
+        sample_weight: weights as the compiled loss takes them, `[batch]`; None without weights.
+        mixing: float32 `[batch, batch]`, row i with the weights of the samples in input i; None
+            where inputs are not mixed.
+        index_validated: whether `fit` checked that no index is repeated or out of range.
+    """
 
     inputs: Any
-    """The student's inputs, as the data has them."""
     y: Any
-    """Labels, as the compiled loss takes them."""
     sample_index: Tensor | None
-    """Integers `[batch]`, rows of the tables; None where the data has no index."""
     logits: Tensor
-    """The student's logits (or log-probabilities), float32 `[batch, classes]`."""
     mask: Tensor | None = None
-    """The mask of the student's output, as Keras propagates it."""
     sample_weight: Tensor | None = None
-    """Sample weights, as the compiled loss takes them."""
     mixing: Tensor | None = None
-    """None, or float32 `[batch, batch]`: row i holds the weights of the samples in input i."""
     index_validated: bool = False
-    """Whether the host checked that no index is repeated or out of range."""
 
     def read(self, tables: SampleTable | list[SampleTable]) -> tuple[Tensor, Tensor]:
         """Rows of the samples `[batch, classes]`, and which are known; for a list: `tables.read`.
@@ -59,7 +64,8 @@ class Guidance:
     Args:
         loss: float32 `[batch]`, weighted by the method; 0 for a sample without a teacher.
         task_weight: factor of each sample's compiled loss, a number or `[batch]`.
-        logs: values per sample `[batch]` by name, for the names in the method's `logged`.
+        logs: values per sample `[batch]` by name; the method's `logged` has "distillation_loss" and
+            these names. The log of an epoch is their mean over its samples.
         memory: what `record` needs from `guidance`.
     """
 

@@ -277,46 +277,6 @@ def test_a_task_weight_and_a_divisor_of_sample_weights_are_rejected_together():
         model.fit(X, Y, verbose=0)
 
 
-class Recorded(Distillation):
-    """Writes down the calls of its hooks."""
-
-    logged = ("distillation_loss", "first_input")
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.calls = []
-
-    def guidance(self, step):
-        self.calls.append(("guidance", step))
-        first = step.inputs[:, 0]
-        return Guidance(ops.zeros_like(first), logs={"first_input": first}, memory="memory")
-
-    def record(self, step, guidance):
-        self.calls.append(("record", guidance.memory))
-
-    def after_update(self):
-        self.calls.append(("after_update", None))
-
-
-def test_hooks_of_a_step_are_called_in_order_with_the_step():
-    model = compiled(Recorded(student()), run_eagerly=True)
-    weights = np.linspace(0.5, 2, SAMPLES).astype("float32")
-    history = model.fit(
-        X, Y, batch_size=SAMPLES, sample_weight=weights, shuffle=False, verbose=0
-    ).history
-    assert [name for name, _ in model.calls] == ["guidance", "record", "after_update"]
-    assert model.calls[1][1] == "memory"
-    step = model.calls[0][1]
-    numpy = ops.convert_to_numpy
-    np.testing.assert_array_equal(numpy(step.inputs), X)
-    np.testing.assert_array_equal(numpy(step.y), Y)
-    np.testing.assert_array_equal(numpy(step.sample_weight), weights)
-    assert tuple(step.logits.shape) == (SAMPLES, CLASSES)
-    assert step.mask is None
-    assert step.mixing is None
-    np.testing.assert_allclose(history["first_input"], [X[:, 0].mean()], rtol=1e-5)
-
-
 # === Runs ===
 
 

@@ -82,19 +82,6 @@ def check_share(name: str, value: float) -> None:
         )
 
 
-def check_ramp(ramp: float) -> None:
-    """Rejects an exponent with which a weight would not grow.
-
-    Raises:
-        ValueError: for a ramp that is negative or not finite.
-    """
-    if not 0 <= ramp < float("inf"):
-        raise ValueError(
-            "`ramp` must be the exponent with which the weights grow over the epochs. "
-            f"Received: ramp={ramp}. Expected: at least 0 (0: constant, 1: linear, 2: quadratic)."
-        )
-
-
 def check_class_names(class_names: Sequence[str], num_classes: int) -> None:
     """Rejects names that are not one per class, all different.
 

@@ -252,7 +252,7 @@ class Fitting:
 
         Args:
             epoch_of_fit: the epoch's number in this call of `fit`, where a backup resumes it.
-            epochs: all epochs of this call of `fit`, which ramps need; None: the ramp has ended.
+            epochs: all epochs of this call of `fit`, for `progress`; None: it is 1.
         """
         self._epoch_of_fit = epoch_of_fit
         if self._first_epoch_of_fit is None:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the papers, as functions of the optimizer step."""
+"""Learning-rate schedules of the papers, and the ramp-up of the weight of a teacher."""
 
 import math
 from collections.abc import Sequence
@@ -135,6 +135,32 @@ class CyclicCosine(LearningRateSchedule):
             "total_steps": self.total_steps,
             "floor": self.floor,
         }
+
+
+def ramp_up(epoch: Any, ramp: int) -> Any:
+    """The factor of a teacher's weight in an epoch: `exp(-5 (1 - min(t / R, 1))^2)`.
+
+    The methods that take `ramp=R` use it. A network that is still learning is then hardly held
+    near its earlier predictions: the factor is 0.007 in epoch 0, 0.06 at R/4, 0.29 at R/2 and 1
+    from R on. It depends on the epochs of the model so far, not on those of a call of `fit`.
+
+    Args:
+        epoch: t = 0, 1, ..., a scalar; the model counts it over all calls of `fit`.
+        ramp: R, in epochs; 0 for a constant weight.
+
+    Returns:
+        the factor, a float32 scalar; 1.0 where `ramp` is 0.
+
+    Example:
+        >>> float(keras_lstsd.schedules.ramp_up(40, 80))
+        0.286...
+
+    Source: Laine and Aila 2016, "Implementation": a Gaussian ramp-up over the first 80 epochs.
+    """
+    if not ramp:
+        return 1.0
+    share = ops.minimum(ops.cast(epoch, "float32") / ramp, 1.0)
+    return ops.exp(-5.0 * (1.0 - share) ** 2)
 
 
 def _check_positive(name: str, steps: int) -> None:

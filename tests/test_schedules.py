@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd.schedules import CyclicCosine, StepDecay
+from keras_lstsd.schedules import CyclicCosine, StepDecay, ramp_up
 from tests.oracles import cyclic_cosine
 
 
@@ -32,6 +32,15 @@ def test_shortened_last_cycle_ends_at_the_floor():
 def test_schedule_survives_serialization(schedule):
     loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     np.testing.assert_array_equal(rates(loaded, 20), rates(schedule, 20))
+
+
+def test_ramp_up_is_gaussian_and_ends_at_1():
+    epochs = np.arange(100)
+    expected = np.exp(-5 * (1 - np.minimum(epochs / 80, 1)) ** 2)
+    found = [float(ramp_up(epoch, 80)) for epoch in epochs]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found[80:] == [1.0] * 20
+    assert ramp_up(3, 0) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, check_ramp
+from keras_lstsd.checks import check_distillation, count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
+from keras_lstsd.schedules import ramp_up
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable
 
@@ -43,9 +44,9 @@ class LSTSD(Distillation):
             A weight of 0 gives the paper's ablation "w/o Long" or "w/o Short" (Table 3).
         temperature: T > 0, for both sides. 2 on CIFAR-100; 1 for a few classes (GLUE).
         kl: `"reverse"`, KL[student || teacher] as printed in Eq. 1, or `"forward"`.
-        ramp: r, at least 0. Both weights are multiplied by `(t / T)^r` in epoch t = 1..T of a
-            `fit`. 0 is the paper's constant weights. Use 2 where training is short, such as the
-            fine-tuning of a pre-trained network.
+        ramp: R epochs over which both weights grow; see `schedules.ramp_up`. 0 is the paper's
+            constant weights. Use 40 where training is short, or where the network still learns
+            when it ends, such as the fine-tuning of a pre-trained network.
         table_dtype: `"float32"` or `"float16"`.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
@@ -78,7 +79,7 @@ class LSTSD(Distillation):
         short_weight: float = 4.0,
         temperature: float = 2.0,
         kl: str = "reverse",
-        ramp: float = 0.0,
+        ramp: int = 0,
         table_dtype: str = "float32",
         from_logits: bool | None = None,
         name: str | None = None,
@@ -97,15 +98,14 @@ class LSTSD(Distillation):
         self.pending = SampleTable(table_dtype, temperature, name="pending")
 
     def _set_loss(
-        self, long_weight: float, short_weight: float, temperature: float, kl: str, ramp: float
+        self, long_weight: float, short_weight: float, temperature: float, kl: str, ramp: int
     ):
         check_distillation(temperature, kl, long_weight=long_weight, short_weight=short_weight)
-        check_ramp(ramp)
         self.long_weight = long_weight
         self.short_weight = short_weight
         self.temperature = temperature
         self.kl = kl
-        self.ramp = ramp
+        self.ramp = count("ramp", ramp, at_least=0)
 
     def guidance(self, step: Step) -> Guidance | None:
         """long_weight KL[p || q_long] + short_weight KL[p || q_short], Eq. 1."""
@@ -121,8 +121,7 @@ class LSTSD(Distillation):
         names = (f"{name}_loss" for name in weights)
         logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
         factors = ops.convert_to_tensor([[weight] for weight in weights.values()], "float32")
-        if self.ramp:
-            factors = factors * self.progress**self.ramp
+        factors = factors * ramp_up(self._epoch, self.ramp)
         return Guidance(ops.sum(factors * terms, axis=0), logs=logs)
 
     def predict_teachers(self, teachers: list, step: Step) -> tuple[Any, Any]:

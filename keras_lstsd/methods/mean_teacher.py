@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, check_momentum
+from keras_lstsd.checks import check_distillation, check_momentum, count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_divergence, log_softmax
+from keras_lstsd.schedules import ramp_up
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.teachers import Snapshot
 
@@ -20,11 +21,10 @@ class MeanTeacher(Distillation):
     `w' <- a_t w' + (1 - a_t) w`, `a_t = min(1 - 1/(t+1), momentum)`. With q the prediction of the
     averaged network for the batch at hand, in inference mode:
 
-    `loss = compiled + weight * ramp * KL[p || q]`, both at temperature T,
+    `loss = compiled + weight * KL[p || q]`, both at temperature T,
 
-    or the mean squared difference of the softened probabilities in place of the KL. The ramp
-    grows linearly from 0 to 1 over `rampup_steps` steps. It costs one set of weights and one
-    forward pass a step.
+    or the mean squared difference of the softened probabilities in place of the KL. It costs one
+    set of weights and one forward pass a step.
 
     With `teacher=True`, `evaluate`, `predict` and `export` use the averaged network.
 
@@ -37,7 +37,8 @@ class MeanTeacher(Distillation):
         temperature: T > 0, for both sides.
         divergence: `"kl"`, or `"mse"` as in Tarvainen and Valpola.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
-        rampup_steps: steps over which the weight grows, 0 for none.
+        ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
+            weight.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
@@ -68,7 +69,7 @@ class MeanTeacher(Distillation):
         temperature: float = 2.0,
         divergence: str = "kl",
         kl: str = "reverse",
-        rampup_steps: int = 0,
+        ramp: int = 0,
         from_logits: bool | None = None,
         name: str | None = None,
     ):
@@ -79,22 +80,17 @@ class MeanTeacher(Distillation):
                 "`divergence` measures how far the student is from its teacher. "
                 f"Received: divergence={divergence!r}. Expected: 'kl' or 'mse'."
             )
-        if rampup_steps < 0:
-            raise ValueError(
-                "`rampup_steps` counts steps. "
-                f"Received: rampup_steps={rampup_steps}. Expected: at least 0."
-            )
         check_distillation(temperature, kl, weight=weight)
         self.momentum = momentum
         self.weight = weight
         self.temperature = temperature
         self.divergence = divergence
         self.kl = kl
-        self.rampup_steps = rampup_steps
+        self.ramp = count("ramp", ramp, at_least=0)
         self.average = Snapshot(name="average")
 
     def guidance(self, step: Step) -> Guidance | None:
-        """weight ramp KL[p || q], q of the averaged network."""
+        """weight KL[p || q], q of the averaged network."""
         if self.weight == 0:
             return None
         teacher, known = self.average.predict(step), self.average.known
@@ -103,10 +99,7 @@ class MeanTeacher(Distillation):
         else:
             p, q = (ops.exp(log_softmax(z, self.temperature)) for z in (step.logits, teacher))
             values = keras.losses.mean_squared_error(q, p)
-        weight = ops.where(known, float(self.weight), 0.0)
-        if self.rampup_steps:
-            updates = ops.cast(self.average.updates, "float32")
-            weight = weight * ops.minimum(updates / self.rampup_steps, 1.0)
+        weight = ops.where(known, float(self.weight), 0.0) * ramp_up(self._epoch, self.ramp)
         coverage = ops.broadcast_to(known, ops.shape(values))
         return Guidance(ops.where(known, weight * values, 0.0), logs={"teacher_coverage": coverage})
 

@@ -49,7 +49,7 @@ class SingleTeacherLSTSD(LSTSD):
         short_weight: float = 4.0,
         temperature: float = 2.0,
         kl: str = "reverse",
-        ramp: float = 0.0,
+        ramp: int = 0,
         from_logits: bool | None = None,
         name: str | None = None,
     ):

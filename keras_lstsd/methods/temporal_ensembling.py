@@ -5,9 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, check_momentum, check_ramp
+from keras_lstsd.checks import check_distillation, check_momentum, count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax
+from keras_lstsd.schedules import ramp_up
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, written
 
@@ -69,8 +70,8 @@ class TemporalEnsembling(Distillation):
         weight: weight of the teacher, at least 0.
         temperature: T > 0, for both sides.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
-        ramp: r, at least 0. The weight is multiplied by `(t / T)^r` in epoch t = 1..T of a `fit`;
-            0 for a constant weight.
+        ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
+            weight, 80 in Laine and Aila.
         table_dtype: `"float32"` or `"float16"`.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
@@ -103,7 +104,7 @@ class TemporalEnsembling(Distillation):
         weight: float = 4.0,
         temperature: float = 2.0,
         kl: str = "reverse",
-        ramp: float = 0.0,
+        ramp: int = 0,
         table_dtype: str = "float32",
         from_logits: bool | None = None,
         name: str | None = None,
@@ -111,12 +112,11 @@ class TemporalEnsembling(Distillation):
         super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
         check_momentum(momentum)
         check_distillation(temperature, kl, weight=weight)
-        check_ramp(ramp)
         self.momentum = momentum
         self.weight = weight
         self.temperature = temperature
         self.kl = kl
-        self.ramp = ramp
+        self.ramp = count("ramp", ramp, at_least=0)
         self.table_dtype = table_dtype
         self.ensemble = AverageTable(table_dtype, temperature, name="ensemble")
         self.pending = SampleTable(table_dtype, temperature, name="pending")
@@ -127,7 +127,7 @@ class TemporalEnsembling(Distillation):
             return None
         teacher, known = step.read(self.ensemble)
         loss = kl_of_softened(step.logits, teacher, self.temperature, self.kl, known)
-        weight = self.weight * self.progress**self.ramp if self.ramp else self.weight
+        weight = self.weight * ramp_up(self._epoch, self.ramp)
         return Guidance(weight * loss, logs={"teacher_coverage": known[:, 0]})
 
     def record(self, step: Step, guidance: Guidance | None) -> None:

@@ -12,7 +12,7 @@ from tests.methods.linear import FEATURES, SAMPLES, follow, linear_student, prob
     ("settings", "simulated"),
     [
         ({"kl": "reverse"}, {"direction": "reverse"}),
-        ({"kl": "forward", "rampup_steps": 11}, {"direction": "forward", "rampup_steps": 11}),
+        ({"kl": "forward", "ramp": 4}, {"direction": "forward", "ramp": 4}),
         ({"divergence": "mse"}, {"direction": "reverse", "loss": "mse"}),
     ],
 )
@@ -95,7 +95,7 @@ def test_invalid_arguments_are_rejected():
     for arguments, message in (
         ({"momentum": 1.5}, "momentum=1.5"),
         ({"divergence": "l1"}, "divergence='l1'. Expected: 'kl' or 'mse'"),
-        ({"rampup_steps": -1}, "rampup_steps=-1"),
+        ({"ramp": -1}, "ramp=-1"),
         ({"temperature": -1}, "temperature=-1"),
     ):
         with pytest.raises(ValueError, match=message):

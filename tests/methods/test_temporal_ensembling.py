@@ -35,8 +35,8 @@ def test_training_follows_the_simulation(jit_compile, kl):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_ramp_raises_the_weight_over_one_fit(jit_compile):
-    settings = {"momentum": MOMENTUM, "weight": 3.0, "temperature": 2.0, "ramp": 2.0}
+def test_a_ramp_raises_the_weight(jit_compile):
+    settings = {"momentum": MOMENTUM, "weight": 3.0, "temperature": 2.0, "ramp": 4}
     follow(
         oracles.temporal_ensembling,
         TemporalEnsembling,

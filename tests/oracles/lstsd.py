@@ -1,5 +1,7 @@
 """LSTSD (Jiang et al. 2020, Algorithm 1)."""
 
+import numpy as np
+
 from tests.oracles.common import (
     Epoch,
     Means,
@@ -38,12 +40,12 @@ def lstsd(
     short_weight,
     temperature,
     direction="reverse",
-    ramp=0.0,
+    ramp=0,
 ):
     """L = CE + long_weight KL[p_T || long_T] + short_weight KL[p_T || short_T] (LSTSD, Alg. 1).
 
-    Rows are ln p at T=1 from the forward pass that trained on the sample. With `ramp` r both
-    weights are multiplied by (t / n)^r in epoch t = 1..n.
+    Rows are ln p at T=1 from the forward pass that trained on the sample. With `ramp` R both
+    weights are multiplied by exp(-5 (1 - min(t / R, 1))^2) in epoch t = 0, 1, ...
     """
     x, y, kernel, bias = inputs(x, y, kernel, bias)
     short, long, pending = (unwritten(len(x), len(bias)) for _ in range(3))
@@ -53,7 +55,7 @@ def lstsd(
             short = pending.copy()
             if epoch % mini_generation_epochs == 0:
                 long = pending.copy()
-        rise = ((epoch + 1) / len(batches)) ** ramp
+        rise = np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias

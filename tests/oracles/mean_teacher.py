@@ -26,19 +26,21 @@ def mean_teacher(
     weight,
     temperature,
     direction,
-    rampup_steps=0,
+    ramp=0,
     loss="kl",
 ):
     """After step t: w' <- a_t w' + (1-a_t) w, a_t = min(1 - 1/(t+1), a); L = CE + weight KL.
 
-    Step 0 has no teacher; ramp-up: weight * min(1, t / rampup_steps) (LSTSD, "Baselines").
+    Step 0 has no teacher. With `ramp` R the weight is multiplied by exp(-5 (1 - min(e / R, 1))^2)
+    in epoch e = 0, 1, ...
     """
     if loss not in ("kl", "mse"):
         raise ValueError(f"loss must be 'kl' or 'mse', received {loss!r}")
     x, y, kernel, bias = inputs(x, y, kernel, bias)
     mean_kernel, mean_bias = unwritten(*kernel.shape), unwritten(*bias.shape)
     history, step = [], 0
-    for steps in batches:
+    for epoch, steps in enumerate(batches):
+        rise = np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias
@@ -48,14 +50,13 @@ def mean_teacher(
                 value, slope = kl(logits, row, temperature, direction)
             else:
                 value, slope = mse(logits, row, temperature)
-            ramp = min(1.0, step / rampup_steps) if rampup_steps > 0 else 1.0
-            guidance = weight * ramp * value
+            guidance = weight * rise * value
             means.add(
                 loss=ce + guidance,
                 distillation_loss=guidance,
                 teacher_coverage=np.full(len(index), step > 0),
             )
-            gradient = gradient + weight * ramp * slope
+            gradient = gradient + weight * rise * slope
             kernel, bias = sgd(kernel, bias, x[index], gradient, learning_rate, step)
             if step == 0:  # a_0 = 0: the average starts as a copy
                 mean_kernel, mean_bias = kernel, bias

@@ -17,12 +17,12 @@ from tests.oracles.common import (
 
 
 def temporal_ensembling(
-    x, y, batches, kernel, bias, learning_rate, momentum, weight, temperature, direction, ramp=0.0
+    x, y, batches, kernel, bias, learning_rate, momentum, weight, temperature, direction, ramp=0
 ):
     """Z <- a Z + (1-a) p at every epoch boundary; teacher Z / (1 - a^k); L = CE + weight KL.
 
     p is the latest of the epoch; a skipped sample keeps Z and k (LSTSD, "Baselines"). With
-    `ramp` r the weight is multiplied by (t / n)^r in epoch t = 1..n.
+    `ramp` R the weight is multiplied by exp(-5 (1 - min(t / R, 1))^2) in epoch t = 0, 1, ...
     """
     x, y, kernel, bias = inputs(x, y, kernel, bias)
     ensemble = np.zeros((len(x), len(bias)))
@@ -37,7 +37,7 @@ def temporal_ensembling(
         known = updates > 0
         teacher, latest = unwritten(*ensemble.shape), unwritten(*ensemble.shape)
         teacher[known] = np.log(ensemble[known] / (1.0 - momentum ** updates[known, None]))
-        scaled = weight * ((epoch + 1) / len(batches)) ** ramp
+        scaled = weight * (np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0)
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias

@@ -17,8 +17,10 @@ draw = np.random.default_rng(0)
 X = draw.normal(size=(SAMPLES, 4)).astype("float32")
 Y = draw.integers(0, CLASSES, SAMPLES)
 
-# The last method of each class stands for the others where a test takes long.
-CLASS_NAMES = {METHODS[name].cls: name for name in METHODS}.values()
+# They differ from another method in settings only, which recipes and kill tests cover.
+SETTINGS = ("label_smoothing", "dups_plus", "lstsd_ramp", "lstsd_without_long")
+SETTINGS += ("lstsd_without_short", "lstsd_without_teachers")
+NAMES = [name for name in METHODS if name not in SETTINGS]
 
 
 def slow(*values):
@@ -29,15 +31,9 @@ def slow(*values):
 # The mean teacher runs the student twice in a step, and LSTSD writes tables.
 CHOSEN = ("mean_teacher", "lstsd")
 # Their steps differ from those of others in the formula only, which their own tests compare.
-ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco", "lstsd_ramp")
-every = pytest.mark.parametrize("name", [slow(name) if name in ALIKE else name for name in METHODS])
-every_class = pytest.mark.parametrize(
-    "name",
-    [name if name in CLASS_NAMES and name not in ALIKE else slow(name) for name in METHODS],
-)
-chosen = pytest.mark.parametrize(
-    "name", [name if name in CHOSEN else slow(name) for name in METHODS]
-)
+ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco")
+every = pytest.mark.parametrize("name", [slow(name) if name in ALIKE else name for name in NAMES])
+chosen = pytest.mark.parametrize("name", [name if name in CHOSEN else slow(name) for name in NAMES])
 
 
 def _total(x):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from recipes.methods import METHODS
-from tests.models import ALIKE, CLASS_NAMES, SAMPLES, X, Y, assert_same, dense_student, made, slow
+from tests.models import ALIKE, NAMES, SAMPLES, X, Y, assert_same, dense_student, made, slow
 
 BATCH, EPOCHS = 8, 3
 STEPS = -(-SAMPLES // BATCH)
-NAMES = [
+WITHOUT_INDEX = [
     slow(name) if name in ALIKE else name
-    for name in CLASS_NAMES
+    for name in NAMES
     if not METHODS[name].cls.needs_sample_index
 ]
 BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
@@ -73,7 +73,7 @@ def on_arrays(name):
     "source",
     [pytest.param("dataset", marks=pytest.mark.tensorflow), *list(SOURCES)[1:]],
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITHOUT_INDEX)
 def test_any_source_trains_as_arrays_do(name, source):
     make, options = SOURCES[source]
     expected, logs = on_arrays(name)
@@ -82,7 +82,7 @@ def test_any_source_trains_as_arrays_do(name, source):
     assert_same(expected, model)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITHOUT_INDEX)
 def test_methods_without_an_index_have_no_tables_of_samples(name):
     model, logs = on_arrays(name)
     assert model.sample_tables == {}

@@ -24,12 +24,15 @@ CHOSEN = " and ".join(
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-def test_the_suite_passes_on_jax_without_tensorflow():
+def test_the_suite_passes_on_jax_without_tensorflow(tmp_path):
     environment = os.environ | {
         "KERAS_BACKEND": "jax",
         "KERAS_LSTSD_WITHOUT_TENSORFLOW": "1",
-        # Compiling takes most of the time.
+        # Compiling takes most of the time; many tests train the same network.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x"]
     result = subprocess.run(

@@ -11,6 +11,7 @@ import pytest
 from recipes.methods import METHODS
 from tests.conftest import on_tensorflow
 from tests.kills import assert_resumed_run_equals_uninterrupted_run
+from tests.models import NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,7 @@ KILLS = int(os.environ.get("KERAS_LSTSD_KILLS", 0))
 if KILLS:
     RUNS = [(name, jit) for name in METHODS for jit in ("auto", True)]
 elif on_tensorflow:
-    RUNS = [(name, ("auto", True)[number % 2]) for number, name in enumerate(METHODS)]
+    RUNS = [(name, ("auto", True)[number % 2]) for number, name in enumerate(NAMES)]
 else:
     RUNS = [("lstsd", "auto")]
 

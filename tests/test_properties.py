@@ -15,7 +15,6 @@ from tests.models import (
     chosen,
     compiled,
     every,
-    every_class,
     guides,
     made,
     shared,
@@ -56,7 +55,7 @@ def test_two_runs_with_one_seed_are_equal_and_two_seeds_differ(name):
     assert np.abs(kernel - other_kernel).max() > 1e-3
 
 
-@every_class
+@every
 def test_without_guidance_the_student_is_that_of_plain_training(name):
     plain, _ = shared("vanilla", seed=4)
     off, _ = trained(name, seed=4, settings=OFF[name])

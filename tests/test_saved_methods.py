@@ -14,7 +14,6 @@ from tests.models import (
     compiled,
     dense_student,
     every,
-    every_class,
     fit,
     made,
     shared,
@@ -47,7 +46,7 @@ def test_the_config_makes_an_equal_model(name):
     assert config.keys() >= method.arguments.keys()
 
 
-@every_class
+@every
 def test_a_model_saved_after_training_continues_equally(name, tmp_path):
     model, _ = trained(name)
     loaded = [saved_and_loaded(model, name, tmp_path / file) for file in FORMATS]
@@ -63,7 +62,7 @@ def test_a_model_saved_after_training_continues_equally(name, tmp_path):
         assert_same(model, again)
 
 
-@every_class
+@every
 @pytest.mark.parametrize("file", FORMATS)
 @pytest.mark.parametrize("samples", [None, slow(SAMPLES)])
 def test_a_model_saved_before_training_trains_equally(name, file, samples, tmp_path):

@@ -13,7 +13,7 @@ from keras import ops
 from keras_lstsd.data import sample_order
 from recipes.methods import METHODS
 from tests import oracles
-from tests.models import ALIKE, slow, wrapped
+from tests.models import ALIKE, NAMES, slow, wrapped
 from tests.settings import OFF, TINY
 
 on_jax = keras.backend.backend() == "jax"
@@ -26,11 +26,7 @@ FAULTS = (np.inf, np.nan)
 WEIGHTS = (0.0, 1.0, -1.0, 2.5)
 EXPLAINED = re.compile(r"Received.*Expected", re.DOTALL)
 NOT_FINITE = "The loss or the weights are not finite. Received: .*Expected"
-# One method of each class.
-NAMES = [
-    slow(name) if name in ALIKE else name
-    for name in sorted({method.cls: name for name, method in METHODS.items()}.values())
-]
+EACH = [slow(name) if name in ALIKE else name for name in NAMES]
 GENERATED = {}
 
 X = np.random.default_rng(0).normal(size=(SAMPLES, FEATURES)).astype("float32")

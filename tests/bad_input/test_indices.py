@@ -8,9 +8,9 @@ from keras_lstsd.data import with_sample_index
 from recipes.methods import METHODS
 from tests.bad_input.cases import (
     CLASSES,
+    EACH,
     EVERYONE,
     EXPLAINED,
-    NAMES,
     RATE,
     SAMPLES,
     X,
@@ -60,7 +60,7 @@ def test_fewer_indices_than_samples_are_rejected():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_one_index_is_not_used_for_all_samples_where_sizes_are_unknown(name):
     import tensorflow as tf
 

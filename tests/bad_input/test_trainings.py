@@ -11,9 +11,9 @@ from keras_lstsd.data import with_sample_index
 from tests import oracles
 from tests.bad_input.cases import (
     CLASSES,
+    EACH,
     FEATURES,
     INTEGERS,
-    NAMES,
     NOT_FINITE,
     RATE,
     SAMPLES,
@@ -62,8 +62,8 @@ def test_training_on_any_batches_follows_the_simulation(name, problem):
         assert_weights(model, oracle.kernel, oracle.bias)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@cases(2, times=len(NAMES))
+@pytest.mark.parametrize("name", EACH)
+@cases(2, times=len(EACH))
 @given(
     problem=problems(epochs=0),
     weight=st.lists(st.sampled_from(WEIGHTS), min_size=SAMPLES, max_size=SAMPLES),
@@ -81,8 +81,8 @@ def test_weighted_arrays_without_guidance_train_as_plain_sgd(name, problem, weig
     assert_weights(model, kernel, bias)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@cases(2, times=len(NAMES))
+@pytest.mark.parametrize("name", EACH)
+@cases(2, times=len(EACH))
 @given(problem=problems(epochs=0), sign=st.sampled_from((0.0, -0.0)))
 def test_sample_weights_of_zero_stop_guidance(name, problem, sign):
     x, _, y, _ = problem

@@ -26,7 +26,7 @@ class Updating:
 
             with tf.GradientTape() as tape:
                 value = optimizer.scale_loss(loss())
-            gradients = tape.gradient(value, weights)
+            optimizer.apply(tape.gradient(value, weights), weights)
         else:
             import jax
 
@@ -43,9 +43,16 @@ class Updating:
 
             values = [mapping[id(weight)][1] for weight in weights]
             gradients, after = jax.grad(value, has_aux=True)(values)
-            for variable, changed in zip(states, after, strict=True):
-                variable.assign(changed)
-        optimizer.apply(gradients, weights)
+            # `apply` of a loss scale assigns in both branches of a condition.
+            slots = [ops.convert_to_tensor(slot) for slot in optimizer.variables]
+            values, slots = optimizer.stateless_apply(slots, gradients, values)
+            for changed in (
+                zip(states, after),
+                zip(weights, values),
+                zip(optimizer.variables, slots),
+            ):
+                for variable, new in changed:
+                    variable.assign(new)
 
     def _changed(self, state: tuple, function: Callable, *arguments: Any) -> tuple:
         """The state of a JAX step after a function that assigns to variables."""

@@ -108,7 +108,8 @@ def compiled(name, samples=SAMPLES, seed=1, dropout=0.2, **options):
     keras.utils.set_random_seed(seed)
     settings = options.pop("settings", {})
     model = made(name, dense_student(dropout), samples, **settings)
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+    options = {"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"} | options
+    model.compile(metrics=["accuracy"], **options)
     return model
 
 

@@ -46,13 +46,9 @@ class Updating:
             # `apply` of a loss scale assigns in both branches of a condition.
             slots = [ops.convert_to_tensor(slot) for slot in optimizer.variables]
             values, slots = optimizer.stateless_apply(slots, gradients, values)
-            for changed in (
-                zip(states, after),
-                zip(weights, values),
-                zip(optimizer.variables, slots),
-            ):
-                for variable, new in changed:
-                    variable.assign(new)
+            variables = [*states, *weights, *optimizer.variables]
+            for variable, changed in zip(variables, [*after, *values, *slots], strict=True):
+                variable.assign(changed)
 
     def _changed(self, state: tuple, function: Callable, *arguments: Any) -> tuple:
         """The state of a JAX step after a function that assigns to variables."""

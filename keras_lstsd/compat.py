@@ -3,12 +3,13 @@
 `tests/test_compat.py` has a test for each, which fails with a clear message when Keras moves it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras.src.losses.loss import reduce_weighted_values
+from keras.src.models.functional import Functional
 
 
 def reduce_loss(values: Any, sample_weight: Any, mask: Any, reduction: str | None) -> Any:
@@ -82,3 +83,14 @@ def task_loss(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> An
 def added_losses(model: keras.Model, network: keras.Model) -> Any:
     """The losses that a network added in its last call, and those of its regularizers."""
     return sum(model._aggregate_additional_loss(loss) for loss in network.losses)
+
+
+def is_functional(network: keras.Model) -> bool:
+    """Whether a network's forward pass is its graph of layers, and no code of its own."""
+    graph = isinstance(network, Functional) and type(network).call is Functional.call
+    return graph or (isinstance(network, keras.Sequential) and network.built)
+
+
+def run_graph(network: keras.Model, inputs: Any, call: Callable) -> Any:
+    """The outputs of a functional model whose layers are called as `call(layer, *args)`."""
+    return network._run_through_graph(inputs, operation_fn=lambda layer: layer, call_fn=call)

@@ -1,5 +1,6 @@
 """The base class of all methods: a `keras.Model` that trains a student with guidance."""
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import checks, compat, outputs, serving
+from keras_lstsd import checks, compat, outputs, serving, taps
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, without_index
 from keras_lstsd.fitting import Fitting
@@ -75,6 +76,10 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         self.mini_generation_epochs = checks.count("mini_generation_epochs", mini_generation_epochs)
         self.num_samples = None if num_samples is None else checks.count("num_samples", num_samples)
         self.from_logits = from_logits
+        # Names of the student's layers whose outputs `step.features` has.
+        self.taps = ()
+        # A function, as Keras would track the model as a part of this one.
+        self.tapped = functools.cache(lambda: taps.tapped(self.student, self.taps))
         self.has_memory = False
         self._batches = self._source = self._data = self._first_epoch_of_fit = self._interrupted = (
             None
@@ -150,6 +155,8 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         if self.has_memory or not known:
             return
         self.student_is_built()
+        if self.taps:
+            self.tapped()
         for layer in compat.layers_of(self):
             if hasattr(layer, "attach"):
                 layer.attach(self)
@@ -160,7 +167,8 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         return outputs.logits_of(self.student, y_pred, self.from_logits)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.student(self.inputs_of(inputs), training=training)
+        network = self.tapped() if training and self.taps else self.student
+        return network(self.inputs_of(inputs), training=training)
 
     def inputs_of(self, x: Any) -> Any:
         """The student's inputs, from all layouts of data."""
@@ -194,7 +202,8 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        step = self._step(x, y, y_pred, sample_weight)
+        y_pred, features = taps.split(y_pred)
+        step = self._step(x, y, y_pred, sample_weight, features)
         guidance = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
         weights = sample_weight
@@ -215,7 +224,11 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         self._log(step, guidance, sample_weight)
         return loss
 
-    def _step(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Step:
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred, _ = taps.split(y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _step(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, features: dict) -> Step:
         logits, indexed = self.logits_of(y_pred), is_indexed(x)
         index = x["sample_index"] if indexed else None
         validated = indexed and "index_validated" in x
@@ -235,6 +248,7 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
             sample_weight=sample_weight,
             mixing=x.get("mixing") if indexed else None,
             index_validated=validated,
+            features=features,
         )
 
     def _log(self, step: Step, guidance: Guidance | None, sample_weight: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -26,6 +27,7 @@ class Step(NamedTuple):
         mixing: float32 `[batch, batch]`, row i with the weights of the samples in input i; None
             where inputs are not mixed.
         index_validated: whether `fit` checked that no index is repeated or out of range.
+        features: the outputs of the layers that the method names in `self.taps`, by name.
     """
 
     inputs: Any
@@ -36,6 +38,7 @@ class Step(NamedTuple):
     sample_weight: Tensor | None = None
     mixing: Tensor | None = None
     index_validated: bool = False
+    features: Mapping[str, Tensor] = MappingProxyType({})
 
     def read(self, tables: SampleTable | list[SampleTable]) -> tuple[Tensor, Tensor]:
         """Rows of the samples `[batch, classes]`, and which are known; for a list: `tables.read`.

@@ -3,6 +3,7 @@
 Each has `predict(step) -> logits`, float32 `[batch, classes]`.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from keras import ops
 from keras_lstsd import outputs
 from keras_lstsd.data.arrays import checksum
 from keras_lstsd.step import Step
+from keras_lstsd.taps import split, tapped
 
 
 class Snapshot(keras.layers.Layer):
@@ -68,6 +70,10 @@ class Snapshot(keras.layers.Layer):
         """The network whose weights are copied."""
         return self._model().student
 
+    def _runs(self) -> keras.Model:
+        """What a call runs: the network, or a model of its layers."""
+        return self.network
+
     @property
     def known(self) -> Any:
         """Whether the copies are a teacher yet, a boolean scalar."""
@@ -99,7 +105,7 @@ class Snapshot(keras.layers.Layer):
             for variable in self.network.variables
         ]
         with keras.StatelessScope(state_mapping=mapping):
-            return self.network(inputs, training=False)
+            return self._runs()(inputs, training=False)
 
     def predict(self, step: Step) -> Any:
         """The teacher's logits for the inputs of a step, float32 `[batch, classes]`."""
@@ -233,6 +239,9 @@ class Given(_Other, Snapshot):
         self._network = lambda: network
         self._anchors = lambda: anchors
         self._checksum = None
+        # Names of the layers whose outputs `predict_with_features` returns.
+        self.taps = ()
+        self.tapped = functools.cache(lambda: tapped(network, self.taps))
         # Whether the model's step runs it; `.keras` files store its weights.
         self.runs_in_step, self.is_stored = True, False
 
@@ -254,13 +263,22 @@ class Given(_Other, Snapshot):
         """
         self.check_classes(model.num_classes)
         self.fingerprint()
+        self._runs()
         if self.runs_in_step:
             super().attach(model)
         self.built = True
 
+    def _runs(self) -> keras.Model:
+        return self.tapped() if self.taps else self.network
+
     def predict(self, step: Step) -> Any:
         """The teacher's logits for the inputs of a step, float32 `[batch, classes]`."""
-        return ops.stop_gradient(self.logits_of(self(self.inputs_of(step.inputs))))
+        return self.predict_with_features(step)[0]
+
+    def predict_with_features(self, step: Step) -> tuple[Any, dict[str, Any]]:
+        """The teacher's logits, and the outputs of its layers `taps` by name, of one pass."""
+        y_pred, features = split(self(self.inputs_of(step.inputs)))
+        return keras.tree.map_structure(ops.stop_gradient, (self.logits_of(y_pred), features))
 
     def ask(self, x: Any) -> Any:
         """The teacher's logits for inputs of the student, outside a step."""

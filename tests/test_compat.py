@@ -241,3 +241,30 @@ def test_the_compiled_loss_takes_other_outputs():
     assert compat.loss_reduction(model) == "sum"
     found = float(compat.added_losses(model, model))
     assert found == pytest.approx(float(model.losses[0])), moved("`_aggregate_additional_loss`")
+
+
+def test_the_graph_of_a_functional_model_is_run_layer_by_layer():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(4, activation="relu")(inputs)))
+    called = []
+
+    def call(layer, *args, **kwargs):
+        called.append(layer)
+        return layer(*args, **kwargs)
+
+    found = compat.run_graph(model, ops.convert_to_tensor(X), call)
+    assert called == model.layers[1:], moved("`Function._run_through_graph`")
+    np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(model(X)))
+
+
+def test_functional_and_sequential_models_are_told_from_others():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    inputs = keras.Input((3,))
+    outputs = layers.Dense(2)(inputs)
+    assert compat.is_functional(keras.Model(inputs, outputs)), moved("`Functional`")
+    assert compat.is_functional(keras.Sequential([inputs, layers.Dense(2)]))
+    assert not compat.is_functional(Own(inputs, outputs))
+    assert not compat.is_functional(keras.Sequential([layers.Dense(2)]))

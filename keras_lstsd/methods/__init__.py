@@ -2,6 +2,7 @@
 
 from keras_lstsd.methods.dups import DUPS
 from keras_lstsd.methods.elr import ELR
+from keras_lstsd.methods.feature_matching import FeatureMatching
 from keras_lstsd.methods.knowledge_distillation import KnowledgeDistillation
 from keras_lstsd.methods.lstsd import LSTSD
 from keras_lstsd.methods.mean_teacher import MeanTeacher
@@ -20,6 +21,7 @@ __all__ = [
     "LSTSD",
     "PSKD",
     "RCO",
+    "FeatureMatching",
     "KnowledgeDistillation",
     "MeanTeacher",
     "ProKT",

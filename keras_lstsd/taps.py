@@ -1,0 +1,84 @@
+"""Features of named layers, from the forward pass that also gives a network's outputs."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_lstsd import compat
+
+
+class Tapped(NamedTuple):
+    """The outputs of a forward pass, and with them the outputs of some layers by name."""
+
+    outputs: Any
+    features: dict[str, Any]
+
+
+def split(y_pred: Any) -> tuple[Any, dict[str, Any]]:
+    """Outputs and features; of a forward pass without taps, no features."""
+    return y_pred if isinstance(y_pred, Tapped) else (y_pred, {})
+
+
+def tapped(network: keras.Model, names: Iterable[str]) -> keras.Model:
+    """A model of the same layers that also returns the outputs of some of them.
+
+    Args:
+        network: a functional or sequential Keras model, such as a KerasHub backbone.
+        names: names of layers; `"backbone/pooler"` is the layer `pooler` of the layer `backbone`.
+
+    Returns:
+        a model whose outputs are `Tapped`.
+
+    Raises:
+        ValueError: for a network whose class has a `call` of its own, and for unknown layers.
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="hidden")])
+        >>> outputs, features = keras_lstsd.taps.tapped(network, ["hidden"])(np.ones((2, 4)))
+        >>> features["hidden"]
+    """
+    names = list(dict.fromkeys(names))
+    _check(network, names)
+    features = {}
+
+    def call(layer, *args, **kwargs):
+        inner = [name for name in names if name.startswith(f"{layer.name}/")]
+        if inner:
+            cut = [name.removeprefix(f"{layer.name}/") for name in inner]
+            outputs, found = tapped(layer, cut)(*args, **kwargs)
+            features.update({name: found[path] for name, path in zip(inner, cut, strict=True)})
+        else:
+            outputs = layer(*args, **kwargs)
+        if layer.name in names:
+            features[layer.name] = outputs
+        return outputs
+
+    is_sequential = isinstance(network, keras.Sequential)
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name),
+        network.inputs[0] if is_sequential else network.input,
+    )
+    if is_sequential:
+        outputs = inputs
+        for layer in network.layers:
+            outputs = call(layer, outputs)
+    else:
+        outputs = compat.run_graph(network, inputs, call)
+    return keras.Model(inputs, Tapped(outputs, features), name=network.name)
+
+
+def _check(network: keras.Model, names: list[str]) -> None:
+    if not compat.is_functional(network):
+        raise ValueError(
+            "Features can be read from functional and sequential models only. "
+            f"Received: {type(network).__name__} with a `call` of its own, for the layers {names}. "
+            "Expected: a network made by `keras.Sequential(...)` or `keras.Model(inputs, outputs)`."
+        )
+    layers = [layer.name for layer in network.layers]
+    missing = [name for name in names if name.split("/")[0] not in layers]
+    if missing:
+        raise ValueError(
+            f"The network {network.name!r} has no such layers. "
+            f"Received: {missing}. Expected: names among {layers}; 'a/b' is layer b inside layer a."
+        )

@@ -117,7 +117,9 @@ class LSTSD(Distillation):
         # separate divergences differently from one process to the next.
         teachers, known = self.predict_teachers([getattr(self, name) for name in weights], step)
         terms = kl_of_softened(step.logits, teachers, self.temperature, self.kl, known)
-        logs = {"teacher_coverage": ops.any(known, axis=(0, -1))}
+        zeros = ops.zeros_like(step.logits[:, 0])
+        logs = {"long_term_loss": zeros, "short_term_loss": zeros}
+        logs["teacher_coverage"] = ops.any(known, axis=(0, -1))
         names = (f"{name}_loss" for name in weights)
         logs.update(zip(names, ops.unstack(terms, len(weights)), strict=True))
         factors = ops.convert_to_tensor([[weight] for weight in weights.values()], "float32")

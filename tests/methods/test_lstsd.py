@@ -43,7 +43,15 @@ def test_training_follows_a_simulation_of_algorithm_1(jit_compile, kl):
     assert np.isnan(expected[-1].memory["pending"][22]).all()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("weight", ["long_weight", "short_weight"])
+def test_an_ablation_follows_the_simulation(weight):
+    """Table 3, w/o long and w/o short; the term that is left out is logged as 0."""
+    expected = follow(oracles.lstsd, LSTSD, memory, False, **(LSTSD_SETTINGS | {weight: 0.0}))
+    term = weight.replace("weight", "term_loss")
+    assert [epoch.logs[term] for epoch in expected] == [0] * len(expected)
+
+
+@pytest.mark.parametrize("jit_compile", [False, slow(True)])
 def test_a_ramp_raises_the_weights(jit_compile):
     expected = follow(oracles.lstsd, LSTSD, memory, jit_compile, **(LSTSD_SETTINGS | {"ramp": 4}))
     last = expected[-1].logs

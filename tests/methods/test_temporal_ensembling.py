@@ -34,7 +34,7 @@ def test_training_follows_the_simulation(jit_compile, kl):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, slow(True)])
 def test_a_ramp_raises_the_weight(jit_compile):
     settings = {"momentum": MOMENTUM, "weight": 3.0, "temperature": 2.0, "ramp": 4}
     follow(

@@ -71,8 +71,8 @@ def lstsd(
                 loss=ce + guidance,
                 distillation_loss=guidance,
                 teacher_coverage=has_row(long_row) | has_row(short_row),
-                long_term_loss=long_kl,
-                short_term_loss=short_kl,
+                long_term_loss=long_kl * (long_weight > 0),
+                short_term_loss=short_kl * (short_weight > 0),
             )
             pending[index] = log_softmax(logits)
             kernel, bias = sgd(kernel, bias, x[index], gradient, learning_rate, step)

@@ -4,12 +4,14 @@ A `Kill` says where a process ends: at a batch, at an epoch boundary, or at a li
 work of the backup (its writing, its restoring, or its removal at the end).
 """
 
+import functools
 import json
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_lstsd import saving
+from keras_lstsd import KnowledgeDistillation, TolerantTeacher, generations, saving
 from keras_lstsd.data import CropAndFlip, SampleBatches
 from tests.models import made
 
@@ -118,6 +120,14 @@ class Journal(keras.callbacks.Callback):
             file.write(json.dumps({"epoch": epoch, **values}) + "\n")
 
 
+def some_samples(samples: Callable, kill: Kill) -> Iterator:
+    """Ends the process at a batch of the pass that asks a teacher once per sample."""
+    for number, batch in enumerate(samples()):
+        if number == int(kill.part * BATCHES):
+            die()
+        yield batch
+
+
 def student() -> keras.Model:
     """With augmentation, dropout, batch statistics and weight decay."""
     return keras.Sequential(
@@ -159,6 +169,8 @@ def train(
     if kill is not None:
         callbacks.append(Killer(kill))
     callbacks = [callbacks[i] for i in np.random.default_rng(order).permutation(len(callbacks))]
+    if kill is not None and kill.place == "storing":
+        model.plain_samples = functools.partial(some_samples, model.plain_samples, kill)
     (folder / "began").touch()
     # The images may be on the host in one start and on the device in the next.
     on_device = bool(order % 2)
@@ -175,33 +187,61 @@ def train(
     (folder / "lines.json").write_text(json.dumps(backup.lines))
 
 
-def start(*arguments) -> multiprocessing.Process:
+def train_chain(folder: Path) -> None:
+    """A chain of two generations, the second one taught by a stored teacher."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(SAMPLES, 4, 4, 1)).astype("float32")
+    y = draw.integers(0, CLASSES, SAMPLES)
+
+    def make(generation, students):
+        model = TolerantTeacher(student(), eta=0.6, top_k=2)
+        if students:
+            model = KnowledgeDistillation(student(), students[-1], 0.6, 2.0, stored=True)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+        return model
+
+    def fit(model, callbacks):
+        model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=callbacks)
+
+    (folder / "began").touch()
+    students = generations.train(folder / "chain", make, fit, 2)
+    np.savez(folder / "end.npz", *(weight for it in students for weight in it.get_weights()))
+
+
+def start(*arguments, target: Callable = train) -> multiprocessing.Process:
     """A process that trains, forked from one that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=train, args=arguments)
+    process = context.Process(target=target, args=arguments)
     process.start()
     return process
 
 
-def finish(*arguments) -> None:
-    process = start(*arguments)
+def finish(*arguments, target: Callable = train) -> None:
+    process = start(*arguments, target=target)
     process.join()
     assert process.exitcode == 0
+
+
+def killed_after(seconds: float | None, process: multiprocessing.Process, folder: Path) -> bool:
+    """Kills a process so long after its training began; None: it ends by itself.
+
+    Returns whether it was killed.
+    """
+    while process.is_alive() and not (folder / "began").exists():
+        time.sleep(0.01)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 def killed(name: str, jit_compile: bool | str, folder: Path, order: int, kill: Kill, lines: dict):
     """One process, ended as `kill` says. True if it was killed, False if it finished before."""
     (folder / "began").unlink(missing_ok=True)
     process = start(name, jit_compile, folder, order, kill, lines)
-    if kill.place == "moment":
-        while process.is_alive() and not (folder / "began").exists():
-            time.sleep(0.01)
-        process.join(3 * kill.part)
-        process.kill()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), kill
-    return process.exitcode != 0
+    return killed_after(3 * kill.part if kill.place == "moment" else None, process, folder)
 
 
 def journal(folder: Path) -> dict[int, dict]:
@@ -232,9 +272,14 @@ def assert_resumed_run_equals_uninterrupted_run(
         count += killed(name, jit_compile, resumed, int(draw.integers(100)), kill, lines)
     finish(name, jit_compile, resumed, int(draw.integers(100)), None, {})
     assert journal(resumed) == journal(whole)
+    assert_same_end(whole, resumed)
+    assert not (resumed / "backup").exists()
+    return count
+
+
+def assert_same_end(whole: Path, resumed: Path) -> None:
+    """Two runs ended with the same bits."""
     with np.load(whole / "end.npz") as first, np.load(resumed / "end.npz") as second:
         assert first.files == second.files
         for variable in first.files:
             np.testing.assert_array_equal(first[variable], second[variable])
-    assert not (resumed / "backup").exists()
-    return count

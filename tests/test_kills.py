@@ -5,12 +5,23 @@ without XLA; without that variable each method is killed twice.
 """
 
 import os
+import time
 
+import numpy as np
 import pytest
 
 from recipes.methods import METHODS
 from tests.conftest import on_tensorflow
-from tests.kills import assert_resumed_run_equals_uninterrupted_run
+from tests.kills import (
+    Kill,
+    assert_resumed_run_equals_uninterrupted_run,
+    assert_same_end,
+    finish,
+    killed,
+    killed_after,
+    start,
+    train_chain,
+)
 from tests.models import NAMES
 
 pytestmark = pytest.mark.slow
@@ -30,3 +41,32 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(name, jit_compile, tmp_p
     seed = 1000 * list(METHODS).index(name) + (jit_compile is True)
     count = assert_resumed_run_equals_uninterrupted_run(name, jit_compile, kills, seed, tmp_path)
     assert count >= kills
+
+
+@pytest.mark.parametrize("part", [0.0, 0.8])
+def test_a_stored_teacher_that_is_killed_while_it_is_asked_is_asked_again(part, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    finish("stored_teacher", "auto", whole, 0, None, {})
+    assert killed("stored_teacher", "auto", resumed, 0, Kill("storing", 0, part), {})
+    finish("stored_teacher", "auto", resumed, 0, None, {})
+    assert_same_end(whole, resumed)
+
+
+def test_a_chain_that_is_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    began = time.monotonic()
+    finish(whole, target=train_chain)
+    duration = time.monotonic() - began
+    draw = np.random.default_rng(KILLS)
+    count = 0
+    for _ in range(KILLS or 4):
+        (resumed / "began").unlink(missing_ok=True)
+        process = start(resumed, target=train_chain)
+        count += killed_after(draw.uniform(0, duration / 2), process, resumed)
+    finish(resumed, target=train_chain)
+    assert count > 0
+    assert_same_end(whole, resumed)

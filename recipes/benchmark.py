@@ -8,8 +8,9 @@ arrays, with XLA off and on, and with steps_per_execution 1 and 32. All training
 run in turn, some steps each, of which the median counts; epoch boundaries are not timed. A ratio
 is to the plain training of the same round. As the place of a model in memory changes its time by
 some percent, all models are built again and run all rounds again. `distiller` is Keras's
-`keras.distillation.Distiller` with a teacher of the student's size. `plain` among the methods is a
-second model of plain training, as a control: its ratio shows the error of the measurement.
+`keras.distillation.Distiller`. Given and trained teachers are of the student's size. `plain` among
+the methods is a second model of plain training, as a control: its ratio shows the error of the
+measurement.
 
 `tables`: time of a training step of LSTSD by the number of samples in its tables (x 10 classes),
 beside a linear student, over that with the smallest tables. A second model with the smallest

@@ -86,7 +86,7 @@ def trainable(
     Args:
         student: the student.
         method: a name in `METHODS`; `plain` is the student itself, `distiller` is Keras's
-            `Distiller` with a teacher of the student's size.
+            `Distiller`. Teachers are of the student's size.
         num_samples: the number of training samples.
         xla: whether steps are compiled with XLA.
         options: other arguments of `compile`.
@@ -104,7 +104,9 @@ def trainable(
         # All teachers exist from the third epoch on.
         has_stages = "mini_generation_epochs" in inspect.signature(entry.cls).parameters
         length = {"mini_generation_epochs": 2} if has_stages else {}
-        model = entry.wrap(model, num_samples, **entry.arguments | length)
+        teacher = student.build() if entry.teacher else None
+        teacher = [teacher] if entry.teacher == "anchors" else teacher
+        model = entry.wrap(model, num_samples, teacher, **entry.arguments | length)
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=xla, **options)
     return model

@@ -52,15 +52,15 @@ class Pair(keras.layers.Layer):
             student = self.dense(student)
         teacher, student = (ops.cast(it, "float32") for it in (teacher, student))
         scale, loss = self.weight, self.loss
-        function = getattr(loss, "loss", None)
-        if isinstance(loss, LogitsDistillation):
+        function, compute = getattr(loss, "loss", None), type(loss).compute_loss
+        if compute is LogitsDistillation.compute_loss:
             teacher, student = (it / loss.temperature for it in (teacher, student))
             if function is keras.losses.kl_divergence or isinstance(
                 function, keras.losses.KLDivergence
             ):
                 teacher, student = (ops.softmax(it, axis=-1) for it in (teacher, student))
                 scale = scale * loss.temperature**2
-        elif not isinstance(loss, FeatureDistillation):
+        elif compute is not FeatureDistillation.compute_loss:
             if is_weighted:
                 raise ValueError(
                     "This loss gives one value for a batch, which sample weights cannot weigh. "
@@ -95,8 +95,8 @@ class FeatureMatching(Distillation):
         teacher: a built Keras classifier of that kind, or a `teachers.Given`.
         distillation_losses: a `keras.distillation.FeatureDistillation`, `LogitsDistillation` or
             other `DistillationLoss`, or a list of them. A layer inside another one is named
-            `"backbone/pooler"`. One of another class gives one value for a batch, so it does not
-            take sample weights.
+            `"backbone/pooler"`. A `compute_loss` of your own gives one value for a batch, so it
+            does not take sample weights.
         distillation_loss_weights: one weight for each loss, at least 0. None: 1 for each.
         regressors: whether a dense layer, trained with the student, maps the student's features
             to the teacher's width where these differ, as in FitNets.

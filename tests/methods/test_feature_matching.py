@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from keras.distillation import DistillationLoss, FeatureDistillation, LogitsDistillation
+from keras.distillation import FeatureDistillation, LogitsDistillation
 
 from keras_lstsd import FeatureMatching
 from tests.methods.linear import (
@@ -148,7 +148,7 @@ def test_a_saved_model_continues_equally(tmp_path):
     np.testing.assert_array_equal(model.predict(X, verbose=0), loaded.student.predict(X, verbose=0))
 
 
-class Own(DistillationLoss):
+class Own(LogitsDistillation):
     def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
         return ops.mean((teacher_outputs - student_outputs) ** 2)
 

@@ -231,6 +231,9 @@ class Fitting:
         """Each training sample of the present `fit` once, without augmentation, in batches.
 
         Yields inputs and sample indices `[batch]`.
+
+        Raises:
+            ValueError: for data that can be read only once, and for an out-of-range index.
         """
         source, batches = self._source, self._batches
         if batches is not None:
@@ -239,11 +242,25 @@ class Fitting:
                 inputs = keras.tree.map_structure(lambda array, at=rows: array[at], batches.inputs)
                 yield inputs, batches.sample_index[rows]
             return
+        if isinstance(source, Iterator):
+            raise ValueError(
+                "A generator can be read only once, and the samples are read before training too. "
+                f"Received: x={type(source).__name__}. Expected: a tf.data.Dataset or a PyDataset, "
+                "such as `tf.data.Dataset.from_generator(...)`."
+            )
+        missing = np.ones(self.num_samples, "bool")
         steps = range(len(source)) if isinstance(source, keras.utils.PyDataset) else None
         for batch in source if steps is None else map(source.__getitem__, steps):
             x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            if not is_indexed(x):
+                raise ValueError(checks.missing_index(x))
             index = ops.convert_to_numpy(x["sample_index"])
+            checks.check_sample_index(index, self.num_samples, type(self).__name__)
             yield without_index(x), index
+            missing[index] = False
+            # A data set that repeats has no end.
+            if not missing.any():
+                return
 
     # === Epoch boundaries ===
 

@@ -14,7 +14,7 @@ STEPS = -(-SAMPLES // BATCH)
 WITHOUT_INDEX = [
     slow(name) if name in ALIKE else name
     for name in NAMES
-    if not METHODS[name].cls.needs_sample_index
+    if not METHODS[name].cls.needs_sample_index and name != "stored_teacher"
 ]
 BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_lstsd import KnowledgeDistillation
+from keras_lstsd.data import with_sample_index
 from tests import oracles
 from tests.methods.linear import (
     BATCH,
@@ -12,6 +13,7 @@ from tests.methods.linear import (
     FEATURES,
     RATE,
     SAMPLES,
+    Given,
     follow,
     identity_student,
     irregular_batches,
@@ -204,6 +206,41 @@ def test_a_teacher_of_other_classes_is_rejected():
     model.compile("sgd", from_logits())
     with pytest.raises(ValueError, match="classes do not match"):
         model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.tensorflow
+def test_a_stored_teacher_is_asked_once_per_sample_of_a_data_set_that_repeats():
+    import tensorflow as tf
+
+    found = []
+    for repeated in (False, True):
+        keras.utils.set_random_seed(0)
+        model = KnowledgeDistillation(linear_student(), linear_student(), **SETTINGS, **STORED)
+        model.compile("sgd", from_logits())
+        data = with_sample_index(tf.data.Dataset.from_tensor_slices((X, Y))).batch(BATCH)
+        data = data.repeat() if repeated else data
+        model.fit(data, epochs=2, steps_per_epoch=-(-SAMPLES // BATCH) if repeated else None)
+        found.append(model.get_weights())
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def batches(index):
+    return Given(X, Y, [[index]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: (batch for batch in batches(np.arange(SAMPLES))), "only once.*Received: x=gen"),
+        (lambda: batches(np.arange(SAMPLES) - 1), "Received: sample indices from -1 to"),
+    ],
+)
+def test_data_of_which_a_teacher_cannot_be_asked_is_rejected(make, message):
+    model = KnowledgeDistillation(linear_student(), linear_student(), **SETTINGS, **STORED)
+    model.compile("sgd", from_logits())
+    with pytest.raises(ValueError, match=message):
+        model.fit(make(), verbose=0)
 
 
 @pytest.mark.parametrize(

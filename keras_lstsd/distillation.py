@@ -228,7 +228,9 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         y_pred, _ = taps.split(y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def _step(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, features: dict) -> Step:
+    def _step(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any, features: dict | None = None
+    ) -> Step:
         logits, indexed = self.logits_of(y_pred), is_indexed(x)
         index = x["sample_index"] if indexed else None
         validated = indexed and "index_validated" in x
@@ -248,7 +250,7 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
             sample_weight=sample_weight,
             mixing=x.get("mixing") if indexed else None,
             index_validated=validated,
-            features=features,
+            features=features or {},
         )
 
     def _log(self, step: Step, guidance: Guidance | None, sample_weight: Any) -> None:

@@ -268,14 +268,23 @@ def sample_rows(index: Any, logits: Any, num_samples: int) -> Any:
     if None in (*shape, logits.shape[0]):
         # A single index would be broadcast to all samples where sizes are known only at run time.
         return ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
-    if shape[0] != logits.shape[0]:
+    check_one_index_each(shape[0], logits.shape[0])
+    return index
+
+
+def check_one_index_each(indices: int, samples: int) -> None:
+    """Rejects another number of indices than samples in a batch.
+
+    Raises:
+        ValueError: where the two differ.
+    """
+    if indices != samples:
         raise ValueError(
             "Each sample of a batch needs one index. "
-            f"Received: {shape[0]} indices for {logits.shape[0]} samples. Expected: "
+            f"Received: {indices} indices for {samples} samples. Expected: "
             "`sample_index` to be as long as the batch; call `with_sample_index` on single "
             "samples, then `batch`."
         )
-    return index
 
 
 def missing_index(x: Any) -> str:

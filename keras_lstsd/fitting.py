@@ -256,7 +256,9 @@ class Fitting:
                 raise ValueError(checks.missing_index(x))
             index = ops.convert_to_numpy(x["sample_index"])
             checks.check_sample_index(index, self.num_samples, type(self).__name__)
-            yield without_index(x), index
+            inputs = without_index(x)
+            checks.check_one_index_each(len(index), len(keras.tree.flatten(inputs)[0]))
+            yield inputs, index
             missing[index] = False
             # A data set that repeats has no end.
             if not missing.any():

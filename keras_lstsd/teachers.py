@@ -371,6 +371,20 @@ class Trained(_Other, keras.layers.Layer):
         return ops.stop_gradient(self.logits_of(y_pred))
 
 
+def set_teacher(
+    model: Any, kind: type, teacher: Any, inputs: Callable | None, from_logits: bool | None
+) -> None:
+    """Sets `teacher`, `teacher_inputs` and `teacher_from_logits` of a method.
+
+    A network gets these inputs and outputs; a teacher of the `kind` has its own.
+    """
+    if not isinstance(teacher, kind):
+        teacher = kind(teacher, inputs, from_logits)
+    model.teacher = teacher
+    model.teacher_inputs = teacher.inputs
+    model.teacher_from_logits = teacher.from_logits
+
+
 def _floats(network: keras.Model) -> list[keras.Variable]:
     return [weight for weight in network.weights if keras.backend.is_float_dtype(weight.dtype)]
 

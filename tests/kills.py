@@ -253,13 +253,19 @@ def journal(folder: Path) -> dict[int, dict]:
     return epochs
 
 
+def two_folders(folder: Path) -> tuple[Path, Path]:
+    """Folders of an uninterrupted run and of a resumed one."""
+    whole, resumed = folder / "whole", folder / "resumed"
+    whole.mkdir()
+    resumed.mkdir()
+    return whole, resumed
+
+
 def assert_resumed_run_equals_uninterrupted_run(
     name: str, jit_compile: bool | str, kills: int, seed: int, folder: Path
 ) -> int:
     """Kills a training that many times, lets it finish, and compares. Returns the kills."""
-    whole, resumed = folder / "whole", folder / "resumed"
-    whole.mkdir()
-    resumed.mkdir()
+    whole, resumed = two_folders(folder)
     finish(name, jit_compile, whole, 0, None, {})
     # An uninterrupted run restores nothing. Restoring takes about as many lines as writing.
     lines = json.loads((whole / "lines.json").read_text())

@@ -32,7 +32,15 @@ def slow(*values):
 CHOSEN = ("mean_teacher", "lstsd")
 # Their steps differ from those of others in the formula only, which their own tests compare.
 ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco")
-every = pytest.mark.parametrize("name", [slow(name) if name in ALIKE else name for name in NAMES])
+
+
+def marked(names):
+    """Names of methods as parameters of a test, of which those in `ALIKE` are slow."""
+    return [slow(name) if name in ALIKE else name for name in names]
+
+
+EACH = marked(NAMES)
+every = pytest.mark.parametrize("name", EACH)
 chosen = pytest.mark.parametrize("name", [name if name in CHOSEN else slow(name) for name in NAMES])
 
 

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 from recipes.methods import METHODS
-from tests.models import ALIKE, NAMES, SAMPLES, X, Y, assert_same, dense_student, made, slow
+from tests.models import NAMES, SAMPLES, X, Y, assert_same, dense_student, made, marked
 
 BATCH, EPOCHS = 8, 3
 STEPS = -(-SAMPLES // BATCH)
-WITHOUT_INDEX = [
-    slow(name) if name in ALIKE else name
-    for name in NAMES
-    if not METHODS[name].cls.needs_sample_index and name != "stored_teacher"
-]
+WITHOUT_INDEX = marked(
+    name for name in NAMES if not METHODS[name].cls.needs_sample_index and name != "stored_teacher"
+)
 BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
 
 

@@ -21,6 +21,7 @@ from tests.kills import (
     killed_after,
     start,
     train_chain,
+    two_folders,
 )
 from tests.models import NAMES
 
@@ -45,9 +46,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(name, jit_compile, tmp_p
 
 @pytest.mark.parametrize("part", [0.0, 0.8])
 def test_a_stored_teacher_that_is_killed_while_it_is_asked_is_asked_again(part, tmp_path):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    for folder in (whole, resumed):
-        folder.mkdir()
+    whole, resumed = two_folders(tmp_path)
     finish("stored_teacher", "auto", whole, 0, None, {})
     assert killed("stored_teacher", "auto", resumed, 0, Kill("storing", 0, part), {})
     finish("stored_teacher", "auto", resumed, 0, None, {})
@@ -55,9 +54,7 @@ def test_a_stored_teacher_that_is_killed_while_it_is_asked_is_asked_again(part, 
 
 
 def test_a_chain_that_is_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    for folder in (whole, resumed):
-        folder.mkdir()
+    whole, resumed = two_folders(tmp_path)
     began = time.monotonic()
     finish(whole, target=train_chain)
     duration = time.monotonic() - began

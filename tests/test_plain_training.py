@@ -21,6 +21,7 @@ from tests.models import (
     Y,
     dense_student,
     made,
+    marked,
     slow,
 )
 from tests.settings import OFF
@@ -205,10 +206,7 @@ def test_without_guidance_training_is_plain_fit_bit_for_bit(name, case):
     assert_trains_as_keras(name, case, False)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [slow(name) if name in ALIKE else name for name in NAMES if OFF[name]],
-)
+@pytest.mark.parametrize("name", marked(name for name in NAMES if OFF[name]))
 def test_predictions_of_the_teacher_change_no_loss_state_or_metric_of_the_student(name):
     """Guidance too small to change a float32 weight still runs all teachers."""
     logs = assert_trains_as_keras(name, "everything", False, weight=1e-30)

@@ -10,7 +10,7 @@ from keras.distillation import DistillationLoss, FeatureDistillation, LogitsDist
 from keras_lstsd.checks import check_distillation
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.teachers import Given
+from keras_lstsd.teachers import Given, set_teacher
 
 
 class Pair(keras.layers.Layer):
@@ -147,11 +147,7 @@ class FeatureMatching(Distillation):
         self.distillation_loss_weights = tuple(distillation_loss_weights)
         self._check_losses()
         self.regressors = regressors
-        if not isinstance(teacher, Given):
-            teacher = Given(teacher, teacher_inputs, teacher_from_logits)
-        self.teacher = teacher
-        self.teacher_inputs = teacher.inputs
-        self.teacher_from_logits = teacher.from_logits
+        set_teacher(self, Given, teacher, teacher_inputs, teacher_from_logits)
         pairs = zip(self.distillation_losses, self.distillation_loss_weights, strict=True)
         self.pairs = [
             Pair(loss, weight, regressors, name=f"pair_{number}")
@@ -159,7 +155,7 @@ class FeatureMatching(Distillation):
             if weight
         ]
         self.taps = tuple(pair.of_student for pair in self.pairs if pair.of_student)
-        teacher.taps = tuple(pair.of_teacher for pair in self.pairs if pair.of_teacher)
+        self.teacher.taps = tuple(pair.of_teacher for pair in self.pairs if pair.of_teacher)
 
     def _check_losses(self) -> None:
         losses, weights = self.distillation_losses, self.distillation_loss_weights

@@ -12,7 +12,7 @@ from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import cross_entropy, log_softmax
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable
-from keras_lstsd.teachers import Given
+from keras_lstsd.teachers import Given, set_teacher
 from keras_lstsd.top_k import TopKTable
 
 
@@ -92,12 +92,8 @@ class KnowledgeDistillation(Distillation):
         self.stored = stored
         self.top_k = top_k
         self.table_dtype = table_dtype
-        if not isinstance(teacher, Given):
-            teacher = Given(teacher, teacher_inputs, teacher_from_logits)
-        self.teacher = teacher
-        self.teacher_inputs = teacher.inputs
-        self.teacher_from_logits = teacher.from_logits
-        teacher.runs_in_step = not stored
+        set_teacher(self, Given, teacher, teacher_inputs, teacher_from_logits)
+        self.teacher.runs_in_step = not stored
         if top_k is not None and not stored:
             raise ValueError(
                 "`top_k` is of a stored teacher's rows. "

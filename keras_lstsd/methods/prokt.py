@@ -12,7 +12,7 @@ from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import cross_entropy, log_softmax
 from keras_lstsd.outputs import classes_of
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.teachers import Trained, without_side_effects
+from keras_lstsd.teachers import Trained, set_teacher, without_side_effects
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -81,11 +81,7 @@ class ProKT(Distillation):
         self.projection = projection
         self.alpha = alpha
         self.temperature = temperature
-        if not isinstance(teacher, Trained):
-            teacher = Trained(teacher, teacher_inputs, teacher_from_logits)
-        self.teacher = teacher
-        self.teacher_inputs = teacher.inputs
-        self.teacher_from_logits = teacher.from_logits
+        set_teacher(self, Trained, teacher, teacher_inputs, teacher_from_logits)
 
     def compile(self, optimizer="rmsprop", *args, teacher_optimizer=None, **kwargs):
         """As `keras.Model.compile`.

@@ -146,7 +146,7 @@ def trained(name, multiple, epochs=4, **options):
 )
 def test_padding_and_compiling_do_not_change_a_method(name):
     """Compares batches cut to 8 or 16 tokens with all 40 tokens, run eagerly or with XLA."""
-    xla = name in ("lstsd", "mean_teacher", "dups_plus")
+    xla = name in ("lstsd", "mean_teacher", "dups")
     cut, _, logs = trained(name, multiple=8)
     options = {"jit_compile": True} if xla else {"run_eagerly": True}
     padded, _, padded_logs = trained(name, multiple=None, **options)

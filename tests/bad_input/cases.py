@@ -13,7 +13,7 @@ from keras import ops
 from keras_lstsd.data import sample_order
 from recipes.methods import METHODS
 from tests import oracles
-from tests.models import ALIKE, NAMES, slow, wrapped
+from tests.models import wrapped
 from tests.settings import OFF, TINY
 
 on_jax = keras.backend.backend() == "jax"
@@ -26,7 +26,6 @@ FAULTS = (np.inf, np.nan)
 WEIGHTS = (0.0, 1.0, -1.0, 2.5)
 EXPLAINED = re.compile(r"Received.*Expected", re.DOTALL)
 NOT_FINITE = "The loss or the weights are not finite. Received: .*Expected"
-EACH = [slow(name) if name in ALIKE else name for name in NAMES]
 GENERATED = {}
 
 X = np.random.default_rng(0).normal(size=(SAMPLES, FEATURES)).astype("float32")

@@ -8,7 +8,6 @@ from keras_lstsd.data import with_sample_index
 from recipes.methods import METHODS
 from tests.bad_input.cases import (
     CLASSES,
-    EACH,
     EVERYONE,
     EXPLAINED,
     RATE,
@@ -21,7 +20,7 @@ from tests.bad_input.cases import (
     on_jax,
     train,
 )
-from tests.models import wrapped
+from tests.models import EACH, wrapped
 from tests.settings import TINY
 
 

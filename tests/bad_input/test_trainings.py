@@ -11,7 +11,6 @@ from keras_lstsd.data import with_sample_index
 from tests import oracles
 from tests.bad_input.cases import (
     CLASSES,
-    EACH,
     FEATURES,
     INTEGERS,
     NOT_FINITE,
@@ -31,6 +30,7 @@ from tests.bad_input.cases import (
     shuffled,
 )
 from tests.methods.linear import Given, rows_of
+from tests.models import EACH
 
 ORACLES = {
     "lstsd": oracles.lstsd,

@@ -122,6 +122,11 @@ def mse(logits, teacher, temperature):
     return np.where(known, value, 0.0), np.where(known[:, None], gradient, 0.0)
 
 
+def ramp_up(epoch, ramp):
+    """exp(-5 (1 - min(t / R, 1))^2) in epoch t = 0, 1, ...; 1 where R is 0 (Laine and Aila)."""
+    return np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0
+
+
 def has_row(rows):
     """True where a row was ever written: unwritten rows are NaN."""
     return ~np.isnan(rows).any(axis=-1)

@@ -1,7 +1,5 @@
 """LSTSD (Jiang et al. 2020, Algorithm 1)."""
 
-import numpy as np
-
 from tests.oracles.common import (
     Epoch,
     Means,
@@ -10,6 +8,7 @@ from tests.oracles.common import (
     inputs,
     kl,
     log_softmax,
+    ramp_up,
     sgd,
     unwritten,
 )
@@ -55,7 +54,7 @@ def lstsd(
             short = pending.copy()
             if epoch % mini_generation_epochs == 0:
                 long = pending.copy()
-        rise = np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0
+        rise = ramp_up(epoch, ramp)
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias

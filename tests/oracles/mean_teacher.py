@@ -10,6 +10,7 @@ from tests.oracles.common import (
     kl,
     log_softmax,
     mse,
+    ramp_up,
     sgd,
     unwritten,
 )
@@ -40,7 +41,7 @@ def mean_teacher(
     mean_kernel, mean_bias = unwritten(*kernel.shape), unwritten(*bias.shape)
     history, step = [], 0
     for epoch, steps in enumerate(batches):
-        rise = np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0
+        rise = ramp_up(epoch, ramp)
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias

@@ -10,6 +10,7 @@ from tests.oracles.common import (
     inputs,
     kl,
     log_softmax,
+    ramp_up,
     sgd,
     softmax,
     unwritten,
@@ -37,7 +38,7 @@ def temporal_ensembling(
         known = updates > 0
         teacher, latest = unwritten(*ensemble.shape), unwritten(*ensemble.shape)
         teacher[known] = np.log(ensemble[known] / (1.0 - momentum ** updates[known, None]))
-        scaled = weight * (np.exp(-5 * (1 - min(epoch / ramp, 1)) ** 2) if ramp else 1.0)
+        scaled = weight * ramp_up(epoch, ramp)
         means = Means()
         for index in steps:
             logits = x[index] @ kernel + bias

@@ -2,6 +2,7 @@
 
 from keras_lstsd import (
     backbones,
+    contrast,
     data,
     generations,
     label_quality,
@@ -18,6 +19,7 @@ from keras_lstsd.callbacks import RotateTeachers, TrainingDynamics
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.label_quality import suspicious_labels
 from keras_lstsd.methods import (
+    CRD,
     DUPS,
     ELR,
     LSTSD,
@@ -31,11 +33,13 @@ from keras_lstsd.methods import (
     SnapshotDistillation,
     SnapshotEnsemble,
     TemporalEnsembling,
+    TinyBERT,
     TolerantTeacher,
 )
 from keras_lstsd.step import Guidance, Step
 
 __all__ = [
+    "CRD",
     "DUPS",
     "ELR",
     "LSTSD",
@@ -53,9 +57,11 @@ __all__ = [
     "SnapshotEnsemble",
     "Step",
     "TemporalEnsembling",
+    "TinyBERT",
     "TolerantTeacher",
     "TrainingDynamics",
     "backbones",
+    "contrast",
     "data",
     "generations",
     "label_quality",

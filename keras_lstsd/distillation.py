@@ -10,12 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_lstsd import checks, compat, outputs, serving, taps
+from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, without_index
 from keras_lstsd.fitting import Fitting
 from keras_lstsd.saving import Saving
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.tables import ClassTable, LabelTable, SampleTable, add, in_range
+from keras_lstsd.tables import SampleTable, add, in_range
 from keras_lstsd.updating import Updating
 
 

@@ -15,6 +15,7 @@ from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.arrays import is_ragged, is_sparse
 from keras_lstsd.data.batches import SampleBatches, fingerprint
 from keras_lstsd.data.index import is_indexed, num_samples_of, without_index
+from keras_lstsd.tables import Table
 
 
 class Fitting:
@@ -208,11 +209,11 @@ class Fitting:
 
     def _log_memory(self, verbose: Any) -> None:
         """Prints or logs the size of the tables, before the first epoch."""
-        tables = self.sample_tables.values()
+        tables = [layer for layer in compat.layers_of(self) if isinstance(layer, Table)]
         if not tables or self.epoch >= 0:
             return
         line = (
-            f"{self.name} stores {self.num_samples} samples x {self.num_classes} classes in "
+            f"{self.name} stores {self.num_samples} samples x {tables[0].rows.shape[1]} values in "
             f"{len(tables)} tables: {sum(table.mebibytes for table in tables):.1f} MiB."
         )
         if verbose and keras.config.is_interactive_logging_enabled():
@@ -227,10 +228,10 @@ class Fitting:
         """Whether `fit` is known to change the inputs of a sample from epoch to epoch."""
         return self._batches is not None and self._batches.draws
 
-    def plain_samples(self) -> Iterator[tuple[Any, np.ndarray]]:
+    def plain_samples(self) -> Iterator[tuple[Any, np.ndarray, Any]]:
         """Each training sample of the present `fit` once, without augmentation, in batches.
 
-        Yields inputs and sample indices `[batch]`.
+        Yields inputs, sample indices `[batch]` and labels.
 
         Raises:
             ValueError: for data that can be read only once, and for an out-of-range index.
@@ -240,7 +241,7 @@ class Fitting:
             for first in range(0, batches.num_samples, batches.batch_size):
                 rows = slice(first, first + batches.batch_size)
                 inputs = keras.tree.map_structure(lambda array, at=rows: array[at], batches.inputs)
-                yield inputs, batches.sample_index[rows]
+                yield inputs, batches.sample_index[rows], batches.labels[0][rows]
             return
         if isinstance(source, Iterator):
             raise ValueError(
@@ -251,14 +252,14 @@ class Fitting:
         missing = np.ones(self.num_samples, "bool")
         steps = range(len(source)) if isinstance(source, keras.utils.PyDataset) else None
         for batch in source if steps is None else map(source.__getitem__, steps):
-            x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             if not is_indexed(x):
                 raise ValueError(checks.missing_index(x))
             index = ops.convert_to_numpy(x["sample_index"])
             checks.check_sample_index(index, self.num_samples, type(self).__name__)
             inputs = without_index(x)
             checks.check_one_index_each(len(index), len(keras.tree.flatten(inputs)[0]))
-            yield inputs, index
+            yield inputs, index, y
             missing[index] = False
             # A data set that repeats has no end.
             if not missing.any():

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from keras_lstsd import compat
+
+SCORES = "attention_scores"
 
 
 class Tapped(NamedTuple):
@@ -20,12 +23,40 @@ def split(y_pred: Any) -> tuple[Any, dict[str, Any]]:
     return y_pred if isinstance(y_pred, Tapped) else (y_pred, {})
 
 
+class AttentionScores(keras.layers.Layer):
+    """Scores of a self-attention before mask and softmax; its weights belong to the network."""
+
+    def __init__(self, layer: keras.Layer, name: str):
+        super().__init__(dtype="float32", autocast=False, name=name)
+        kind = keras.layers.MultiHeadAttention
+        attention = next((it for it in compat.layers_of(layer) if isinstance(it, kind)), None)
+        if attention is None:
+            raise ValueError(
+                f"The layer {layer.name!r} has no attention scores. "
+                f"Received: {type(layer).__name__}. Expected: a layer around a "
+                "`keras.layers.MultiHeadAttention`."
+            )
+        # A function, as Keras would track the attention twice.
+        self.attention = lambda: attention
+
+    def call(self, inputs: Any) -> Any:
+        attention = self.attention()
+        query, key = (
+            ops.cast(dense(inputs), "float32")
+            for dense in (attention.query_dense, attention.key_dense)
+        )
+        return ops.einsum("bqhd,bkhd->bhqk", query, key) / attention.key_dim**0.5
+
+
 def tapped(network: keras.Model, names: Iterable[str]) -> keras.Model:
     """A model of the same layers that also returns the outputs of some of them.
 
     Args:
         network: a functional or sequential Keras model, such as a KerasHub backbone.
         names: names of layers; `"backbone/pooler"` is the layer `pooler` of the layer `backbone`.
+            For a transformer layer with self-attention of its inputs, as in BERT,
+            `"<layer>/attention_scores"` are the scores before mask and softmax, float32
+            `[batch, heads, query, key]`.
 
     Returns:
         a model whose outputs are `Tapped`.
@@ -43,7 +74,10 @@ def tapped(network: keras.Model, names: Iterable[str]) -> keras.Model:
     features = {}
 
     def call(layer, *args, **kwargs):
-        inner = [name for name in names if name.startswith(f"{layer.name}/")]
+        scores = f"{layer.name}/{SCORES}"
+        if scores in names:
+            features[scores] = AttentionScores(layer, f"{layer.name}_{SCORES}")(args[0])
+        inner = [name for name in names if name.startswith(f"{layer.name}/") and name != scores]
         if inner:
             cut = [name.removeprefix(f"{layer.name}/") for name in inner]
             outputs, found = tapped(layer, cut)(*args, **kwargs)
@@ -82,3 +116,23 @@ def _check(network: keras.Model, names: list[str]) -> None:
             f"The network {network.name!r} has no such layers. "
             f"Received: {missing}. Expected: names among {layers}; 'a/b' is layer b inside layer a."
         )
+
+
+def before_head(network: keras.Model) -> str:
+    """The layer whose output the last layer with weights takes: the penultimate features.
+
+    Raises:
+        ValueError: for a network that is not functional, and where no such layer is found.
+    """
+    _check(network, [])
+    head = next((layer for layer in reversed(network.layers) if layer.weights), None)
+    if isinstance(head, keras.Model):
+        return f"{head.name}/{before_head(head)}"
+    for layer in network.layers:
+        if head is not None and any(layer.output is it for it in keras.tree.flatten(head.input)):
+            return layer.name
+    raise ValueError(
+        f"The layer before the last one of {network.name!r} is not known. "
+        f"Received: a last layer {getattr(head, 'name', None)!r}. Expected: the names of the "
+        "layers to compare, as in `Contrast(student_layer='...', teacher_layer='...')`."
+    )

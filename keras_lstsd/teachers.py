@@ -1,12 +1,10 @@
-"""Teachers that are networks: snapshots and averages of the student, given and trained ones.
+"""Teachers that are other networks than the student: given ones, and ones trained beside it.
 
-Each has `predict(step) -> logits`, float32 `[batch, classes]`.
+Each has `predict(step) -> logits`, float32 `[batch, classes]`, and `predict_with_features`.
 """
 
 import functools
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,128 +13,9 @@ from keras import ops
 
 from keras_lstsd import outputs
 from keras_lstsd.data.arrays import checksum
+from keras_lstsd.snapshot import Snapshot, float_values
 from keras_lstsd.step import Step
 from keras_lstsd.taps import split, tapped
-
-
-class Snapshot(keras.layers.Layer):
-    """A second set of the student's weights, BatchNorm's statistics included.
-
-    A model makes the copies at its first use (`attach`). Until `take` or `average` is called they
-    are the weights at that time, and `known` is False. Seeds and other integer states are not
-    copied; they belong to the student.
-
-    Example:
-        >>> snapshot = keras_lstsd.teachers.Snapshot()
-        >>> snapshot.attach(model)           # a method of keras_lstsd; `fit` does this
-        >>> snapshot.take()
-        >>> outputs = snapshot(x_test)       # with the weights as they were
-    """
-
-    def __init__(self, name: str | None = None):
-        super().__init__(trainable=False, dtype="float32", autocast=False, name=name)
-        self.supports_masking = True
-
-    def attach(self, model: Any) -> None:
-        """Copies the weights of a model's network."""
-        # No reference of its own: Keras would track the student as a part of its teacher.
-        self._model = weakref.ref(model)
-        self.updates = self._add("updates", "zeros", (), "int32")
-        self.copies = [
-            self._add(
-                f"copy_{number}",
-                lambda shape, dtype, weight=weight: ops.copy(weight),
-                weight.shape,
-                weight.dtype,
-            )
-            for number, weight in enumerate(_floats(self.network))
-        ]
-        self.built = True
-
-    def _add(self, name: str, initializer: Any, shape: tuple, dtype: str) -> keras.Variable:
-        # Equal on all replicas, so the first one's value is taken.
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            dtype=dtype,
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-            name=name,
-        )
-
-    @property
-    def network(self) -> keras.Model:
-        """The network whose weights are copied."""
-        return self._model().student
-
-    def _runs(self) -> keras.Model:
-        """What a call runs: the network, or a model of its layers."""
-        return self.network
-
-    @property
-    def known(self) -> Any:
-        """Whether the copies are a teacher yet, a boolean scalar."""
-        return ops.convert_to_tensor(self.updates) > 0
-
-    def take(self) -> None:
-        """Copies the student's present weights."""
-        for copy, weight in self._pairs():
-            copy.assign(ops.copy(weight))
-        self.updates.assign_add(1)
-
-    def average(self, momentum: float) -> None:
-        """`w' <- a w' + (1 - a) w` with `a = min(1 - 1/(t+1), momentum)` in call t = 0, 1, ..."""
-        step = ops.cast(self.updates, "float32")
-        momentum = ops.minimum(1 - 1 / (step + 1), momentum)
-        for copy, weight in self._pairs():
-            share = ops.cast(momentum, copy.dtype)
-            copy.assign(share * copy + (1 - share) * ops.convert_to_tensor(weight))
-        self.updates.assign_add(1)
-
-    def call(self, inputs: Any) -> Any:
-        """The student's outputs with these weights, in inference mode.
-
-        As a layer's call it leaves alone the losses that the student added in its own pass.
-        """
-        copies = {id(weight): copy for copy, weight in self._pairs()}
-        mapping = [
-            (variable, ops.convert_to_tensor(copies.get(id(variable), variable)))
-            for variable in self.network.variables
-        ]
-        with keras.StatelessScope(state_mapping=mapping):
-            return self._runs()(inputs, training=False)
-
-    def predict(self, step: Step) -> Any:
-        """The teacher's logits for the inputs of a step, float32 `[batch, classes]`."""
-        return ops.stop_gradient(self._model().logits_of(self(step.inputs)))
-
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """Puts these weights into the student for the duration of a context."""
-        weights = _floats(self.network)
-        own = [ops.copy(weight) for weight in weights]
-        try:
-            for copy, weight in self._pairs():
-                weight.assign(ops.copy(copy))
-            yield
-        finally:
-            for weight, value in zip(weights, own, strict=True):
-                weight.assign(value)
-
-    def _pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
-        """Each copy with its weight of the student."""
-        weights = _floats(self.network)
-        shapes = [tuple(weight.shape) for weight in weights]
-        copied = [tuple(copy.shape) for copy in self.copies]
-        if shapes != copied:
-            raise ValueError(
-                "The student's weights changed after its teacher was made, as `enable_lora` and "
-                f"`quantize` do. Received: {len(shapes)} weights of shapes {shapes}. Expected: "
-                f"{len(copied)}, of shapes {copied}; change the student before the first `fit`, or "
-                "wrap it again."
-            )
-        return list(zip(self.copies, weights, strict=True))
 
 
 def without_side_effects(network: keras.Model) -> keras.StatelessScope:
@@ -164,7 +43,18 @@ class _Other:
             from_logits = getattr(network, "from_logits", None)
         self.from_logits = outputs.ends_in_logits(network) if from_logits is None else from_logits
         self.inputs = inputs
+        # Names of the layers whose outputs `predict_with_features` returns.
+        self.taps = ()
+        # A function, as Keras would track the model as a part of the teacher.
+        self.tapped = functools.cache(lambda: tapped(network, self.taps))
         return network
+
+    def _runs(self) -> keras.Model:
+        return self.tapped() if self.taps else self.network
+
+    def predict(self, step: Step) -> Any:
+        """The teacher's logits for the inputs of a step, float32 `[batch, classes]`."""
+        return self.predict_with_features(step)[0]
 
     def check_classes(self, num_classes: int) -> None:
         """Rejects a network for other classes than the student's."""
@@ -179,6 +69,10 @@ class _Other:
     def logits_of(self, y_pred: Any) -> Any:
         """The network's outputs as float32 logits `[batch, classes]`."""
         return outputs.logits_of(self.network, y_pred, self.from_logits)
+
+    def _without_gradient(self, y_pred: Any) -> tuple[Any, dict[str, Any]]:
+        y_pred, features = split(y_pred)
+        return keras.tree.map_structure(ops.stop_gradient, (self.logits_of(y_pred), features))
 
     def inputs_of(self, x: Any) -> Any:
         """The network's inputs for the student's inputs."""
@@ -239,9 +133,6 @@ class Given(_Other, Snapshot):
         self._network = lambda: network
         self._anchors = lambda: anchors
         self._checksum = None
-        # Names of the layers whose outputs `predict_with_features` returns.
-        self.taps = ()
-        self.tapped = functools.cache(lambda: tapped(network, self.taps))
         # Whether the model's step runs it; `.keras` files store its weights.
         self.runs_in_step, self.is_stored = True, False
 
@@ -268,17 +159,9 @@ class Given(_Other, Snapshot):
             super().attach(model)
         self.built = True
 
-    def _runs(self) -> keras.Model:
-        return self.tapped() if self.taps else self.network
-
-    def predict(self, step: Step) -> Any:
-        """The teacher's logits for the inputs of a step, float32 `[batch, classes]`."""
-        return self.predict_with_features(step)[0]
-
     def predict_with_features(self, step: Step) -> tuple[Any, dict[str, Any]]:
         """The teacher's logits, and the outputs of its layers `taps` by name, of one pass."""
-        y_pred, features = split(self(self.inputs_of(step.inputs)))
-        return keras.tree.map_structure(ops.stop_gradient, (self.logits_of(y_pred), features))
+        return self._without_gradient(self(self.inputs_of(step.inputs)))
 
     def ask(self, x: Any) -> Any:
         """The teacher's logits for inputs of the student, outside a step."""
@@ -288,7 +171,7 @@ class Given(_Other, Snapshot):
     def use(self, number: int) -> None:
         """Makes the anchor of that number the teacher."""
         weights = (self._anchors() or [self.network.get_weights()])[number]
-        for copy, weight in zip(self.copies, _floats_of(self.network, weights), strict=True):
+        for copy, weight in zip(self.copies, float_values(self.network, weights), strict=True):
             copy.assign(weight)
 
     def fingerprint(self) -> int:
@@ -364,11 +247,11 @@ class Trained(_Other, keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.network(self.inputs_of(inputs), training=training)
 
-    def predict(self, step: Step) -> Any:
-        """The teacher's logits for the inputs of a step, as in training, without side effects."""
+    def predict_with_features(self, step: Step) -> tuple[Any, dict[str, Any]]:
+        """Logits and features of a step as in training, without side effects."""
         with without_side_effects(self.network):
-            y_pred = self(step.inputs, training=True)
-        return ops.stop_gradient(self.logits_of(y_pred))
+            y_pred = self._runs()(self.inputs_of(step.inputs), training=True)
+        return self._without_gradient(y_pred)
 
 
 def set_teacher(
@@ -383,13 +266,3 @@ def set_teacher(
     model.teacher = teacher
     model.teacher_inputs = teacher.inputs
     model.teacher_from_logits = teacher.from_logits
-
-
-def _floats(network: keras.Model) -> list[keras.Variable]:
-    return [weight for weight in network.weights if keras.backend.is_float_dtype(weight.dtype)]
-
-
-def _floats_of(network: keras.Model, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Of one value per weight, those of float weights."""
-    pairs = zip(network.weights, values, strict=True)
-    return [value for weight, value in pairs if keras.backend.is_float_dtype(weight.dtype)]

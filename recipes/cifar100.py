@@ -3,10 +3,10 @@
     python -m recipes.cifar100 --network=resnet20 --method=vanilla,lstsd --data_dir=DIR
 
 `--data_dir` has cifar-100-binary or cifar-100-python, as a folder or an archive; without it
-tensorflow-datasets loads the data. By default a training has the paper's settings (see
-`NETWORKS`). The score is the accuracy on the 10,000 test images after the last epoch. The same
-command resumes an interrupted run after the last epoch that it finished, and does not repeat a
-finished run. On a GPU add `--device_data --mixed_precision --jit_compile`. Scores:
+tensorflow-datasets loads the data. By default a training has the paper's settings, which are in
+`recipes/networks.py`. The score is the accuracy on the 10,000 test images after the last epoch. The
+same command resumes an interrupted run after the last epoch that it finished, and does not repeat
+a finished run. On a GPU add `--device_data --mixed_precision --jit_compile`. Scores:
 `recipes/results/cifar100.md`.
 
 --output_dir gets results.json, table.md, and a folder for each run with its history
@@ -15,7 +15,6 @@ logs for TensorBoard.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,43 +23,12 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from keras_lstsd import Distillation, backbones, outputs, schedules
+from keras_lstsd import Distillation, outputs, schedules
 from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100, label_noise
 from recipes import metrics, options, runs, tables
 from recipes.methods import ALONE, METHODS, Method
+from recipes.networks import NETWORKS
 
-
-@dataclass(frozen=True)
-class Network:
-    """A network with the settings of its paper."""
-
-    build: Callable[..., keras.Model]
-    epochs: int
-    batch_size: int
-    cosine: bool = False
-    """One cosine; otherwise the rate is divided by 10 after 25, 50 and 75 % of the training."""
-
-
-# ResNets and DenseNet-100 are of Jiang et al. 2020, the others of Yang et al. 2021 (DUPS).
-NETWORKS = {
-    "resnet8": Network(partial(backbones.cifar_resnet, 8), 164, 128),
-    "resnet20": Network(partial(backbones.cifar_resnet, 20), 164, 128),
-    "resnet32": Network(partial(backbones.cifar_resnet, 32), 164, 128),
-    "resnet56": Network(partial(backbones.cifar_resnet, 56), 164, 128),
-    "resnet110": Network(partial(backbones.cifar_resnet, 110), 164, 128),
-    "densenet100": Network(partial(backbones.cifar_densenet, 100), 300, 64),
-    "densenet40": Network(
-        partial(backbones.cifar_densenet, 40, bottleneck=False), 240, 64, cosine=True
-    ),
-    "preact_resnet18": Network(partial(backbones.preact_resnet, 18), 160, 64, cosine=True),
-    "preact_resnet34": Network(partial(backbones.preact_resnet, 34), 160, 64, cosine=True),
-    "preact_resnet50": Network(partial(backbones.preact_resnet, 50), 160, 64, cosine=True),
-    "preact_resnet101": Network(partial(backbones.preact_resnet, 101), 160, 64, cosine=True),
-    "wide_resnet28": Network(partial(backbones.wide_resnet, 28, 10), 160, 64, cosine=True),
-    "resnext29": Network(backbones.resnext, 160, 64, cosine=True),
-}
-LEARNING_RATE = 0.1
-WEIGHT_DECAY = 1e-4
 # The snapshot methods have cycles of 40 epochs in a training of 164.
 SNAPSHOT_CYCLE = 40 / 164
 
@@ -129,7 +97,8 @@ def student(network: str) -> keras.Model:
     normalized = keras.layers.Normalization(
         mean=cifar100.MEAN, variance=cifar100.STD**2, dtype="float32", name="normalized"
     )(images)
-    core = NETWORKS[network].build(num_classes=cifar100.NUM_CLASSES, weight_decay=WEIGHT_DECAY)
+    settings = NETWORKS[network]
+    core = settings.build(num_classes=cifar100.NUM_CLASSES, weight_decay=settings.weight_decay)
     return keras.Model(images, core(normalized), name=network)
 
 
@@ -161,15 +130,16 @@ class Task:
         """A network in a method, with the paper's optimizer."""
         samples = len(self.data.x_train)
         steps = self.epochs * -(-samples // self.batch_size)
-        if self.network.cosine:
-            rate = schedules.CyclicCosine(LEARNING_RATE, steps, steps)
+        first = self.network.learning_rate
+        if self.network.drops:
+            rate = schedules.StepDecay(first, steps, self.network.drops)
         else:
-            rate = schedules.StepDecay(LEARNING_RATE, steps)
+            rate = schedules.CyclicCosine(first, steps, steps)
         return runs.compiled(
             method.wrap(network, samples, **arguments),
             method,
             partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
-            LEARNING_RATE,
+            first,
             num_samples=samples,
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -211,12 +181,16 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
     """Trains one network with one method and one seed; the score is the test accuracy in %."""
     method = METHODS[run["method"]]
     task = Task(run, data, settings)
+
+    def teacher_task():
+        return Task(run | {"network": run["teacher"]}, data, settings)
+
     teacher = runs.teacher_of(
         method,
         folder.parent / run.get("teacher", ""),
         run["seed"],
-        lambda: task.compiled(METHODS["vanilla"], student(run["teacher"])),
-        task.fit,
+        lambda: teacher_task().compiled(METHODS["vanilla"], student(run["teacher"])),
+        lambda model, callbacks: teacher_task().fit(model, callbacks),
     )
     # A method with a teacher starts from the weights of one without.
     keras.utils.set_random_seed(run["seed"])

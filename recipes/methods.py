@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_lstsd import (
+    CRD,
     DUPS,
     ELR,
     LSTSD,
@@ -21,6 +22,7 @@ from keras_lstsd import (
     TemporalEnsembling,
     TolerantTeacher,
 )
+from keras_lstsd.contrast import Contrast
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Method:
         Only methods with a memory per sample get `num_samples`, and those that have a `teacher`
         get it: a model, or a list of models as anchors.
         """
-        if self.cls.needs_sample_index or settings.get("stored"):
+        if self.cls.needs_sample_index or settings.get("stored") or settings.get("contrast"):
             settings["num_samples"] = num_samples
         if self.teacher:
             settings["anchors" if self.teacher == "anchors" else "teacher"] = teacher
@@ -91,7 +93,10 @@ METHODS = {
     ),
     "knowledge_distillation": Method(KnowledgeDistillation, few_classes=_TEXT, teacher="given"),
     "rco": Method(RCO, few_classes=_TEXT, teacher="anchors"),
+    "crd": Method(CRD, teacher="given"),
     "prokt": Method(ProKT, teacher="trained"),
+    # The losses weigh 1 : 0.8, as in CRD.
+    "crd_prokt": Method(ProKT, {"alpha": 0.8 / 1.8, "contrast": Contrast()}, teacher="trained"),
     "single_teacher_lstsd": Method(SingleTeacherLSTSD, few_classes=_T1),
     # Plain training with the tables of LSTSD, for rankings of labels.
     "lstsd_without_teachers": Method(

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from keras_lstsd.contrast import Contrast
+
 _TWO_EPOCHS = {"mini_generation_epochs": 2}
 _NO_TEACHERS = {"long_weight": 0.0, "short_weight": 0.0}
 _NO_SHARE = {"alpha": 0.0}
 _STUDENT_ONLY = {"student_weight": 1.0, "teacher_weight": 0.0}
+_CONTRAST = {"contrast": Contrast(negatives=5, size=4, temperature=0.5)}
 
 TINY: dict[str, dict[str, Any]] = {
     "vanilla": _TWO_EPOCHS,
@@ -22,7 +25,9 @@ TINY: dict[str, dict[str, Any]] = {
     "stored_teacher": {},
     "knowledge_distillation": {},
     "rco": {},
+    "crd": _CONTRAST,
     "prokt": {},
+    "crd_prokt": _CONTRAST,
     "single_teacher_lstsd": _TWO_EPOCHS,
     "lstsd_without_teachers": _TWO_EPOCHS,
     "lstsd_without_long": _TWO_EPOCHS,
@@ -47,7 +52,9 @@ OFF: dict[str, dict[str, Any]] = {
     "stored_teacher": _NO_SHARE,
     "knowledge_distillation": _NO_SHARE,
     "rco": _NO_SHARE,
+    "crd": {"weight": 0.0},
     "prokt": _NO_SHARE,
+    "crd_prokt": _NO_SHARE,
     "single_teacher_lstsd": _NO_TEACHERS,
     "lstsd_without_teachers": _NO_TEACHERS,
     "lstsd_without_long": _NO_TEACHERS,

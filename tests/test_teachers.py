@@ -7,7 +7,7 @@ from keras import layers
 from keras_lstsd import RCO, Distillation, KnowledgeDistillation, MeanTeacher, ProKT, Step
 from keras_lstsd.data import CropAndFlip, SampleBatches
 from keras_lstsd.losses import kl_divergence
-from keras_lstsd.teachers import Snapshot
+from keras_lstsd.snapshot import Snapshot
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 numpy = keras.ops.convert_to_numpy

@@ -115,6 +115,49 @@ def bert(
     return models.BertTextClassifier(backbone, num_classes, preprocessor)
 
 
+def bert_of_layers(classifier: Any, layers: Sequence[int]) -> keras.Model:
+    """A shallower BERT classifier from chosen layers of another one.
+
+    Args:
+        classifier: a `keras_hub.models.BertTextClassifier`.
+        layers: numbers of its transformer layers, from 1, in the order of the new network.
+
+    Returns:
+        A classifier of the same classes and preprocessor. Its weights are copies: embeddings, the
+        chosen layers, the pooled layer and the head.
+
+    Raises:
+        ValueError: for a layer that the classifier does not have.
+
+    Example:
+        >>> student = keras_lstsd.backbones.bert_of_layers(teacher, [2, 4, 6, 8, 10, 12])
+
+    Source: Jiao et al. 2019 start a student from a general distillation; Sanh et al. 2019 from
+    every second layer.
+    """
+    old = classifier.backbone
+    if not layers or not all(1 <= number <= old.num_layers for number in layers):
+        raise ValueError(
+            "`layers` must name transformer layers of the classifier. "
+            f"Received: {list(layers)}. Expected: numbers from 1 to {old.num_layers}."
+        )
+    new = type(old).from_config(old.get_config() | {"num_layers": len(layers), "name": None})
+    student = type(classifier).from_config(
+        classifier.get_config()
+        | {"backbone": new, "preprocessor": classifier.preprocessor, "name": None}
+    )
+    chosen = {
+        f"transformer_layer_{number}": f"transformer_layer_{layer - 1}"
+        for number, layer in enumerate(layers)
+    }
+    for layer in new.layers:
+        layer.set_weights(old.get_layer(chosen.get(layer.name, layer.name)).get_weights())
+    for layer in student.layers:
+        if layer is not new:
+            layer.set_weights(classifier.get_layer(layer.name).get_weights())
+    return student
+
+
 def _tokenizer(models: Any, vocabulary: str | Path | Sequence[str] | None) -> Any:
     """A WordPiece tokenizer; it ignores case and accents if the vocabulary has no capitals."""
     if vocabulary is None:

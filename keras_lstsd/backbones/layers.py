@@ -1,7 +1,8 @@
 """The layers that the image networks share, with the conventions of Torch.
 
 - A convolution has no bias and pads `size // 2` on each side. (With stride 2, Keras's "same"
-  padding is one-sided.) Its kernel starts from N(0, 2 / fan_out).
+  padding is one-sided.) Its kernel starts from N(0, 2 / fan_out), or from Torch's default,
+  U(+-1 / sqrt(fan_in)).
 - Batch normalization has the momentum 0.9 and the epsilon 1e-5.
 - The last layer starts from U(+-1 / sqrt(fan_in)) with a bias of 0. Its logits are float32 under
   any dtype policy.
@@ -68,6 +69,10 @@ def positions(blocks: Sequence[int]) -> Iterator[tuple[int, int, str]]:
             yield stage, 2 if stage > 1 and block == 1 else 1, f"stage{stage}_block{block}"
 
 
+HE = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+TORCH = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
 def convolution(
     x: keras.KerasTensor,
     filters: int,
@@ -76,6 +81,7 @@ def convolution(
     weight_decay: float,
     stride: int = 1,
     groups: int = 1,
+    initializer: keras.initializers.Initializer = HE,
 ) -> keras.KerasTensor:
     """A convolution without bias, padded by `size // 2` on each side.
 
@@ -87,6 +93,7 @@ def convolution(
         weight_decay: the L2 factor; the kernel's gradient gets the term `weight_decay * kernel`.
         stride: step between positions, in both directions.
         groups: number of groups of channels that are convolved separately.
+        initializer: where the kernel starts from.
 
     Returns:
         `[batch, ceil(h / stride), ceil(w / stride), filters]`.
@@ -96,10 +103,7 @@ def convolution(
         >>> keras_lstsd.backbones.layers.convolution(images, 16, 3, "stem", 1e-4, stride=2)
         # [batch, 16, 16, 16]
     """
-    padding = "same"
-    if stride > 1 and size > 1:
-        pad = keras.layers.ZeroPadding2D(size // 2, "channels_last", name=f"{name}_padding")
-        x, padding = pad(x), "valid"
+    x, padding = _padded(x, size, stride, name)
     return keras.layers.Conv2D(
         filters,
         size,
@@ -108,10 +112,57 @@ def convolution(
         data_format="channels_last",
         groups=groups,
         use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        kernel_initializer=initializer.clone(),
         kernel_regularizer=keras.regularizers.L2(weight_decay / 2),
         name=name,
     )(x)
+
+
+def depthwise(
+    x: keras.KerasTensor,
+    size: int,
+    name: str,
+    weight_decay: float,
+    stride: int = 1,
+    initializer: keras.initializers.Initializer | None = None,
+) -> keras.KerasTensor:
+    """A convolution of each channel by itself, without bias, padded by `size // 2` on each side.
+
+    Args:
+        x: `[batch, h, w, channels]`.
+        size: height and width of the kernel, odd.
+        name: the name of the layer.
+        weight_decay: the L2 factor; the kernel's gradient gets the term `weight_decay * kernel`.
+        stride: step between positions, in both directions.
+        initializer: where the kernel starts from. None: U(+-1 / size), Torch's default.
+
+    Returns:
+        `[batch, ceil(h / stride), ceil(w / stride), channels]`.
+
+    Example:
+        >>> images = keras.Input((32, 32, 24))
+        >>> keras_lstsd.backbones.layers.depthwise(images, 3, "depthwise", 1e-4, stride=2)
+        # [batch, 16, 16, 24]
+    """
+    x, padding = _padded(x, size, stride, name)
+    return keras.layers.DepthwiseConv2D(
+        size,
+        stride,
+        padding,
+        data_format="channels_last",
+        use_bias=False,
+        depthwise_initializer=initializer or keras.initializers.RandomUniform(-1 / size, 1 / size),
+        depthwise_regularizer=keras.regularizers.L2(weight_decay / 2),
+        name=name,
+    )(x)
+
+
+def _padded(x, size, stride, name):
+    """The input and the padding of a convolution that pads `size // 2` on each side."""
+    if stride == 1 or size == 1:
+        return x, "same"
+    pad = keras.layers.ZeroPadding2D(size // 2, "channels_last", name=f"{name}_padding")
+    return pad(x), "valid"
 
 
 def batch_norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
@@ -145,7 +196,7 @@ def logits(x: keras.KerasTensor, num_classes: int, weight_decay: float) -> keras
     x = keras.layers.GlobalAveragePooling2D("channels_last", name="pool")(x)
     return keras.layers.Dense(
         count("num_classes", num_classes),
-        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        kernel_initializer=TORCH.clone(),
         kernel_regularizer=keras.regularizers.L2(weight_decay / 2),
         dtype="float32",
         name="logits",

@@ -1,5 +1,6 @@
 """One file per paper."""
 
+from keras_lstsd.methods.crd import CRD
 from keras_lstsd.methods.dups import DUPS
 from keras_lstsd.methods.elr import ELR
 from keras_lstsd.methods.feature_matching import FeatureMatching
@@ -13,9 +14,11 @@ from keras_lstsd.methods.single_teacher_lstsd import SingleTeacherLSTSD
 from keras_lstsd.methods.snapshot_distillation import SnapshotDistillation
 from keras_lstsd.methods.snapshot_ensemble import SnapshotEnsemble
 from keras_lstsd.methods.temporal_ensembling import TemporalEnsembling
+from keras_lstsd.methods.tiny_bert import TinyBERT
 from keras_lstsd.methods.tolerant_teacher import TolerantTeacher
 
 __all__ = [
+    "CRD",
     "DUPS",
     "ELR",
     "LSTSD",
@@ -29,5 +32,6 @@ __all__ = [
     "SnapshotDistillation",
     "SnapshotEnsemble",
     "TemporalEnsembling",
+    "TinyBERT",
     "TolerantTeacher",
 ]

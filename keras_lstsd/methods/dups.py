@@ -6,11 +6,11 @@ import keras
 from keras import ops
 
 from keras_lstsd.checks import check_distillation, count
+from keras_lstsd.class_tables import ClassTable
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
 from keras_lstsd.outputs import classes_of
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.tables import ClassTable
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")

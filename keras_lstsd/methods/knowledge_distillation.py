@@ -140,6 +140,6 @@ class KnowledgeDistillation(Distillation):
             )
         self.teacher_rows.fill(
             (index, log_softmax(self.teacher.ask(x), self.temperature))
-            for x, index in self.plain_samples()
+            for x, index, _ in self.plain_samples()
         )
         self._answered.assign(1)

@@ -9,8 +9,8 @@ from keras_lstsd.checks import check_distillation, check_momentum, count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_divergence, log_softmax
 from keras_lstsd.schedules import ramp_up
+from keras_lstsd.snapshot import Snapshot
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.teachers import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_lstsd import compat
 from keras_lstsd.checks import check_distillation, check_share
+from keras_lstsd.contrast import Contrast
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import cross_entropy, log_softmax
 from keras_lstsd.outputs import classes_of
@@ -29,6 +30,9 @@ class ProKT(Distillation):
     those of training, dropout included. It costs a training step of the teacher, and one more
     forward pass of both networks.
 
+    With a `contrast` the contrast of both networks' features replaces `T^2 * H(p'_T, q_T)`: that
+    is the paper's CRD + ProKT.
+
     Logs: `distillation_loss` (weighted), `teacher_accuracy` (of p', on the training samples).
 
     Args:
@@ -38,6 +42,8 @@ class ProKT(Distillation):
             ablation.
         alpha: share of the teacher in the student's loss, in [0, 1]. 0 is plain training.
         temperature: T > 0, for both sides of the student's loss.
+        contrast: None, or a `contrast.Contrast`, which needs the index of each sample.
+        num_samples: size of the training set, with a contrast. None: `fit` counts the samples.
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
@@ -69,19 +75,34 @@ class ProKT(Distillation):
         projection: float = 0.3,
         alpha: float = 0.9,
         temperature: float = 1.0,
+        contrast: Contrast | None = None,
+        num_samples: int | None = None,
         teacher_inputs: Callable | None = None,
         teacher_from_logits: bool | None = None,
         from_logits: bool | None = None,
         name: str | None = None,
     ):
-        super().__init__(student, from_logits=from_logits, name=name)
+        self.needs_sample_index = contrast is not None
+        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
         check_share("projection", projection)
         check_share("alpha", alpha)
         check_distillation(temperature)
         self.projection = projection
         self.alpha = alpha
         self.temperature = temperature
+        if contrast is not None and temperature != 1:
+            raise ValueError(
+                "A contrast has a temperature of its own. "
+                f"Received: temperature={temperature} with a contrast. Expected: "
+                "`ProKT(student, teacher, contrast=Contrast(temperature=0.07))`."
+            )
         set_teacher(self, Trained, teacher, teacher_inputs, teacher_from_logits)
+        self.contrast = contrast and Contrast.of(self, contrast, is_used=alpha > 0)
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Reads the class of each sample, for negatives of other classes."""
+        if self.contrast is not None:
+            self.contrast.read_classes(self)
 
     def compile(self, optimizer="rmsprop", *args, teacher_optimizer=None, **kwargs):
         """As `keras.Model.compile`.
@@ -143,18 +164,24 @@ class ProKT(Distillation):
         return logits if self.from_logits else keras.activations.softmax(logits)
 
     def guidance(self, step: Step) -> Guidance | None:
-        """alpha T^2 H(p', q), beside (1 - alpha) times the compiled loss."""
+        """alpha T^2 H(p', q) or alpha NCE, beside (1 - alpha) times the compiled loss."""
         if self.alpha == 0:
             return None
-        logits = self.teacher.predict(step)
-        teacher = log_softmax(logits, self.temperature)
-        loss = cross_entropy(step.logits, teacher, self.temperature)
+        logits, features = self.teacher.predict_with_features(step)
+        if self.contrast is not None:
+            loss, memory = self.contrast.loss(step, features)
+        else:
+            teacher = log_softmax(logits, self.temperature)
+            loss = self.temperature**2 * cross_entropy(step.logits, teacher, self.temperature)
+            memory = None
         correct = ops.argmax(logits, axis=-1) == classes_of(step.y, self.num_classes)
-        return Guidance(
-            self.alpha * self.temperature**2 * loss,
-            1.0 - self.alpha,
-            {"teacher_accuracy": correct},
-        )
+        logs = {"teacher_accuracy": correct}
+        return Guidance(self.alpha * loss, 1.0 - self.alpha, logs, memory)
+
+    def record(self, step: Step, guidance: Guidance | None) -> None:
+        """With a contrast, moves its memories towards the features of the step."""
+        if self.contrast is not None and guidance is not None:
+            self.contrast.record(step, guidance.memory)
 
     # The student's optimizer must not update the teacher.
 
@@ -175,7 +202,8 @@ class ProKT(Distillation):
         return self._of_student(self.weights, False)
 
     def _of_student(self, variables: list, trained: bool) -> list[keras.Variable]:
-        own = {id(variable) for variable in self.student.trainable_variables}
+        networks = [self.student, *([] if self.contrast is None else [self.contrast])]
+        own = {id(variable) for network in networks for variable in network.trainable_variables}
         return [variable for variable in variables if (id(variable) in own) is trained]
 
     def export(self, *args, teacher: bool = False, **kwargs):

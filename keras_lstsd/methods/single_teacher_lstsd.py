@@ -8,8 +8,8 @@ from keras import ops
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import log_softmax
 from keras_lstsd.methods.lstsd import LSTSD
+from keras_lstsd.snapshot import Snapshot
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.teachers import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")

@@ -6,8 +6,8 @@ from keras import ops
 from keras_lstsd.checks import check_distillation
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_divergence
+from keras_lstsd.snapshot import Snapshot
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.teachers import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")

@@ -8,7 +8,7 @@ from keras import ops
 from keras_lstsd.checks import count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import SMALLEST
-from keras_lstsd.teachers import Snapshot
+from keras_lstsd.snapshot import Snapshot
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")

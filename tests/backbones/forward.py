@@ -39,6 +39,15 @@ class Forward:
             )
         return np.concatenate(parts, -1)
 
+    def depthwise(self, x, name, stride=1):
+        """A 3x3 convolution of each channel by itself, with padding 1."""
+        (kernel,) = self.network.get_layer(name).get_weights()
+        return _positions(x, stride, lambda part, i, j: part * kernel[i, j, :, 0])
+
+    def average_pool(self, x):
+        """The 3x3 average with stride 2 and padding 1, where the padding counts as zeros."""
+        return _positions(x, 2, lambda part, i, j: part / 9)
+
     def bn(self, x, name):
         gamma, beta, mean, variance = self.network.get_layer(f"{name}_bn").get_weights()
         return gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta
@@ -55,6 +64,17 @@ class Forward:
         computed = self.network.predict(images, verbose=0)
         scale = np.abs(expected).max()
         np.testing.assert_allclose(computed / scale, expected / scale, atol=1e-4)
+
+
+def _positions(x, stride, term):
+    """The sum of `term` over the 3x3 neighbours of each position, with padding 1."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1:3]
+    return sum(
+        term(padded[:, i : i + height : stride, j : j + width : stride], i, j)
+        for i in range(3)
+        for j in range(3)
+    )
 
 
 def trainable(network):

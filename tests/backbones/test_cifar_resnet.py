@@ -54,6 +54,38 @@ def test_number_of_parameters_equals_the_documented_one(depth, of_10, of_100):
     assert trainable(cifar_resnet(depth)) == of_100
 
 
+def test_projections_and_filters_equal_the_formula():
+    network = cifar_resnet(
+        8, num_classes=5, input_shape=(8, 12, 3), filters=(4, 8, 16, 32), projections=True
+    )
+    forward = Forward(network)
+    x = forward.bn_relu(forward.conv(IMAGES, "stem"), "stem")
+    for stage, stride in ((1, 1), (2, 2), (3, 2)):
+        name = f"stage{stage}_block1"
+        y = forward.bn_relu(forward.conv(x, f"{name}_conv1", stride), f"{name}_conv1")
+        y = forward.bn(forward.conv(y, f"{name}_conv2"), f"{name}_conv2")
+        x = forward.bn(forward.conv(x, f"{name}_shortcut", stride), f"{name}_shortcut")
+        x = np.maximum(x + y, 0)
+    assert x.shape == (2, 2, 3, 32)
+    forward.check(IMAGES, forward.logits(x))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("depth", "filters", "of_100"),
+    [
+        (20, (16, 16, 32, 64), 278_324),
+        (32, (16, 16, 32, 64), 472_756),
+        (56, (16, 16, 32, 64), 861_620),
+        (110, (16, 16, 32, 64), 1_736_564),
+        (8, (32, 64, 128, 256), 1_233_540),
+        (32, (32, 64, 128, 256), 7_433_860),
+    ],
+)
+def test_networks_with_projections_have_the_published_number_of_parameters(depth, filters, of_100):
+    assert trainable(cifar_resnet(depth, filters=filters, projections=True)) == of_100
+
+
 @pytest.mark.parametrize("depth", [2, 18, 21, 20.5, "20"])
 def test_other_depths_are_rejected(depth):
     with pytest.raises(ValueError, match="Received: depth="):

@@ -29,13 +29,20 @@ def test_dropout_precedes_the_second_convolution():
 @pytest.mark.tensorflow  # The numbers do not depend on the backend.
 @pytest.mark.parametrize(
     ("depth", "width", "of_10", "of_100"),
-    [(16, 4, 2_748_890, 2_772_020), (28, 10, 36_479_194, 36_536_884)],
+    [
+        (16, 2, 691_674, 703_284),
+        (16, 4, 2_748_890, 2_772_020),
+        (28, 10, 36_479_194, 36_536_884),
+        (40, 1, 563_930, 569_780),
+        (40, 2, 2_243_546, 2_255_156),
+    ],
 )
 def test_number_of_parameters_equals_the_documented_one(depth, width, of_10, of_100):
     n = (depth - 4) // 6
     body, channels = 9 * 3 * 16, 16
     for filters in (16 * width, 32 * width, 64 * width):
-        kernels = 9 * channels * filters + (2 * n - 1) * 9 * filters**2 + channels * filters
+        kernels = 9 * channels * filters + (2 * n - 1) * 9 * filters**2
+        kernels += channels * filters * (channels != filters)
         body += kernels + 2 * channels + (2 * n - 1) * 2 * filters
         channels = filters
     body += 2 * channels

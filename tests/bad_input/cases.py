@@ -136,6 +136,15 @@ def linear_student():
     return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
 
 
+def student_of(name):
+    """A linear student; for methods with features one with a layer before the last."""
+    student = linear_student()
+    if "contrast" in TINY[name]:
+        body = keras.layers.Dense(FEATURES, name="body")
+        student = keras.Sequential([keras.Input((FEATURES,)), body, *student.layers])
+    return student
+
+
 @functools.cache
 def compiled(name, loss="sparse", off=False, eager=True, samples=SAMPLES, policy="float32"):
     """A model that all cases share, and the values that `fresh` restores."""
@@ -148,7 +157,7 @@ def compiled(name, loss="sparse", off=False, eager=True, samples=SAMPLES, policy
     }
     keras.config.set_dtype_policy(policy)
     try:
-        model = wrapped(method.cls, linear_student(), samples, **arguments)
+        model = wrapped(method.cls, student_of(name), samples, **arguments)
         sgd = keras.optimizers.SGD(RATE)
         model.compile(sgd, losses[loss](from_logits=True), run_eagerly=eager)
     finally:

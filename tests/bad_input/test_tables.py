@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstsd.tables import ClassTable, SampleTable
+from keras_lstsd.class_tables import ClassTable
+from keras_lstsd.tables import SampleTable
 from tests.bad_input.cases import (
     CLASSES,
     EXPLAINED,

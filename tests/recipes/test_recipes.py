@@ -73,7 +73,7 @@ def glue_folder(tmp_path):
 
 
 def test_digits(tmp_path):
-    result = start("digits", "--smoke", f"--output_dir={tmp_path}/digits")
+    result = start("digits", "--smoke", "--report", f"--output_dir={tmp_path}/digits")
     first, *progress = result.stderr.splitlines()
     assert "900 digits, 40 % of them with a wrong label" in first
     assert len(progress) == 4
@@ -90,8 +90,6 @@ def test_digits(tmp_path):
         "vanilla",
         "lstsd",
     ] * 2
-    again = start("digits", "--smoke", "--report", f"--output_dir={tmp_path}/digits")
-    assert "4 of 4 runs are finished already" in again.stderr
     page = (tmp_path / "digits-smoke/report.html").read_text()
     assert "Digits, 40% wrong labels" in page
     assert 'alt="Loss over the epochs"' in page
@@ -159,15 +157,11 @@ def test_glue_with_bert_resumes_after_a_kill_with_the_same_bits(tmp_path, glue_f
     assert len(lines) == 81
 
 
-def test_invalid_flags_and_missing_files_are_reported(tmp_path):
-    for command, message in (
-        (("digits", "--method=magic"), "No such method"),
-        (("digits", "vanilla"), "Only flags are accepted"),
-        (("glue", f"--data_dir={tmp_path}"), "A file of GLUE is missing"),
-    ):
-        result = subprocess.run(recipe(*command), cwd=ROOT, capture_output=True, text=True)
-        assert result.returncode != 0
-        assert message in result.stderr
+def test_a_missing_file_is_reported(tmp_path):
+    command = recipe("glue", f"--data_dir={tmp_path}")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "A file of GLUE is missing" in result.stderr
 
 
 @pytest.mark.slow
@@ -201,7 +195,7 @@ def test_ctrl_c_keeps_finished_runs(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_same_score(tmp_path):
-    flags = ("digits", "--method=lstsd", "--seeds=1", "--epochs=40")
+    flags = ("digits", "--method=lstsd", "--seeds=1", "--epochs=20")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     start(*flags, f"--output_dir={whole}")
     process = subprocess.Popen(

@@ -23,7 +23,7 @@ def score(run, folder=None, callbacks=()):
     return {"score": 10 * (run["method"] == "lstsd") + run["seed"] ** 2}
 
 
-def test_finished_runs_are_kept_and_not_repeated(tmp_path):
+def test_finished_runs_are_kept_and_not_repeated(tmp_path, capsys):
     done = []
 
     def interrupted(run, folder, callbacks):
@@ -38,6 +38,7 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path):
     stored = results(tmp_path)
     assert runs.train_all(RUNS, stored, lambda run, *_: again.append(run) or score(run))
     assert done + again == RUNS
+    assert f"3 of {len(RUNS)} runs are finished already." in capsys.readouterr().err
     assert stored.scores(method="lstsd") == {0: 10, 1: 11, 2: 14}
 
 

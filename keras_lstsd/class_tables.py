@@ -1,0 +1,212 @@
+"""Memory of classes: a row per class, the class of each sample, the samples of each class."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lstsd.losses import SMALLEST
+from keras_lstsd.tables import (
+    UNWRITTEN,
+    add,
+    clamp_index,
+    from_all_replicas,
+    gather,
+    in_range,
+    mix_rows,
+    padded,
+    row_numbers,
+    scatter,
+    written,
+)
+
+
+class LabelTable(keras.layers.Layer):
+    """The class with which each sample index was last seen, int32; -1 for none.
+
+    It detects sample indices that stop meaning the same sample, such as those given after a
+    shuffle. The class of a sample does not change, so a changed one shows another sample.
+    """
+
+    def __init__(self, name: str | None = None):
+        super().__init__(dtype="float32", trainable=False, name=name)
+
+    def build(self, input_shape: tuple[int]) -> None:
+        (self.num_samples,) = input_shape
+        self.rows = self.add_weight(
+            shape=(padded(self.num_samples),),
+            initializer=keras.initializers.Constant(-1),
+            dtype="int32",
+            trainable=False,
+            name="rows",
+        )
+
+    def attach(self, model: Any) -> None:
+        """Makes the entries for a model's samples."""
+        self.build((model.num_samples,))
+
+    def update(self, index: Any, classes: Any) -> Any:
+        """Stores classes int32 `[batch]`, -1 for unknown; returns which differ from those before.
+
+        An unknown class is not stored. The result is bool `[batch]`.
+        """
+        index, valid = clamp_index(index, self.num_samples)
+        before = gather(self.rows, index)
+        certain = valid & (classes >= 0)
+        changed = certain & (before >= 0) & (before != classes)
+        index = ops.where(certain, index, self.num_samples)
+        scatter(self.rows, *from_all_replicas(index, classes))
+        return changed
+
+
+class ClassTable(keras.layers.Layer):
+    """One row of log-probabilities per class, averaged over samples of that class.
+
+    `build((num_classes,))` makes the rows; a model does so at its first use. `collect` adds a
+    batch to sums; `rotate` turns the sums into rows and resets them. A class without collected
+    samples keeps its row; one that never had any is unknown and teaches nothing.
+
+    Args:
+        peers: at most that many samples of a class count between two rotations, the first in the
+            order of training (a random choice where the data is shuffled); None for all.
+
+    Example:
+        >>> table = keras_lstsd.class_tables.ClassTable(peers=5)
+        >>> table.build((10,))
+        >>> table.collect(y_train, student.predict(x_train))
+        >>> table.rotate()
+        >>> log_probs, known = table.read(y_train)
+    """
+
+    def __init__(self, peers: int | None = None, name: str | None = None):
+        super().__init__(dtype="float32", trainable=False, name=name)
+        self.peers = peers
+
+    def build(self, input_shape: tuple[int]) -> None:
+        (self.num_classes,) = input_shape
+        self.rows, self.sums = (
+            self.add_weight(
+                shape=(self.num_classes, width),
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+                name=weight,
+            )
+            # The last column of the sums counts samples.
+            for weight, width, value in (
+                ("rows", self.num_classes, UNWRITTEN),
+                ("sums", self.num_classes + 1, 0.0),
+            )
+        )
+
+    def attach(self, model: Any) -> None:
+        """Makes the rows for a model's classes."""
+        self.build((model.num_classes,))
+
+    def read(self, labels: Any, labels_validated: bool = False) -> tuple[Any, Any]:
+        """Rows of classes: (float32 `[batch, classes]`, bool known, same shape).
+
+        Labels are int `[batch]`, or shares of the classes, float `[batch, classes]`, with which
+        rows are mixed. With `labels_validated` no label is out of range.
+        """
+        if len(labels.shape) == 1:
+            if not labels_validated:
+                # A loss may give labels such as -1 the meaning "no label".
+                labels = row_numbers(labels, self.num_classes)
+                exist = in_range(labels, self.num_classes)
+                labels = ops.where(exist, labels, 0)
+            rows = ops.stop_gradient(gather(self.rows, labels))
+            known = written(rows)
+            return rows, known if labels_validated else known & exist[:, None]
+        rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
+        return mix_rows(labels, rows, written(rows))
+
+    def collect(self, labels: Any, probabilities: Any) -> None:
+        """Adds probabilities `[batch, classes]` of samples; labels as in `read`."""
+        probabilities = ops.stop_gradient(probabilities)
+        labels, probabilities = from_all_replicas(labels, probabilities)
+        chosen = labels
+        if len(labels.shape) == 1:
+            chosen = ops.one_hot(labels, self.num_classes, dtype="float32")
+        counted = ops.pad(probabilities, ((0, 0), (0, 1)), constant_values=1.0)
+        finite = ops.all(ops.isfinite(counted), axis=-1, keepdims=True)
+        counted = ops.where(finite, counted, 0.0)
+        if self.peers is not None:
+            met = self.sums[:, -1] + ops.cumsum(chosen * counted[:, -1:], axis=0)
+            chosen = ops.where(met <= self.peers, chosen, 0.0)
+        add(self.sums, ops.matmul(ops.transpose(chosen), counted))
+
+    def rotate(self) -> None:
+        """Replaces the row of each class that was collected by the mean."""
+        sums, counts = self.sums[:, :-1], self.sums[:, -1:]
+        means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
+        rows = ops.convert_to_tensor(self.rows)
+        self.rows.assign(ops.where(counts > 0, means, rows))
+        self.drop()
+
+    def drop(self) -> None:
+        """Resets what was collected since the last rotation."""
+        self.sums.assign(ops.zeros(self.sums.shape))
+
+
+class SamplesByClass(keras.layers.Layer):
+    """The samples of each class, from which samples of other classes are drawn.
+
+    `build((num_samples, num_classes))` makes the memory, `fill` the lists, once. A sample whose
+    class is not known is in none of them.
+    """
+
+    def __init__(self, name: str | None = None):
+        super().__init__(dtype="float32", trainable=False, name=name)
+
+    def build(self, input_shape: tuple[int, int]) -> None:
+        self.num_samples, self.num_classes = input_shape
+        # The class of each sample; all samples, ordered by class; where each class begins.
+        self.classes, self.ordered, self.starts = (
+            self.add_weight((size,), "zeros", dtype="int32", trainable=False, name=name)
+            for name, size in (
+                ("classes", padded(self.num_samples)),
+                ("ordered", self.num_samples),
+                ("starts", self.num_classes + 1),
+            )
+        )
+
+    def fill(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Stores pairs of int `[batch]` and classes int `[batch]`; a class of -1 is unknown.
+
+        Raises:
+            ValueError: for less than two classes.
+        """
+        classes = np.full(padded(self.num_samples), -1, "int32")
+        for index, found in batches:
+            classes[index] = found
+        counts = np.bincount(classes[classes >= 0], minlength=self.num_classes)
+        if (counts > 0).sum() < 2:
+            raise ValueError(
+                "Samples of other classes need labels of at least two classes. "
+                f"Received: {counts.sum()} samples with one class each, of "
+                f"{(counts > 0).sum()} classes. Expected: hard labels; otherwise write "
+                "`other_classes=False`."
+            )
+        ordered = np.argsort(classes[: self.num_samples], kind="stable")
+        unknown = self.num_samples - counts.sum()
+        self.classes.assign(classes)
+        self.ordered.assign(np.roll(ordered, -unknown))
+        self.starts.assign(np.append(0, np.cumsum(counts)))
+
+    def of_other_classes(self, index: Any, drawn: Any) -> Any:
+        """Samples int32 `[batch, draws]` for samples int32 `[batch]` and random uint32 numbers.
+
+        For a sample of unknown class they are of any class.
+        """
+        classes = gather(self.classes, index)
+        known, classes = classes >= 0, ops.maximum(classes, 0)
+        start, end = (gather(self.starts, classes + step) for step in (0, 1))
+        count = ops.where(known, end - start, 0)[:, None]
+        others = ops.cast(self.starts[-1] - count, "uint32")
+        place = ops.cast(drawn % others, "int32")
+        place = ops.where(place < start[:, None], place, place + count)
+        return gather(self.ordered, place)

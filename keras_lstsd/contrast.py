@@ -1,0 +1,243 @@
+"""Contrast of the features of two networks, with memories of all samples (Tian et al., 2020)."""
+
+import random
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lstsd import checks, outputs, taps
+from keras_lstsd.class_tables import SamplesByClass
+from keras_lstsd.step import Step
+from keras_lstsd.tables import Table, clamp_index, from_all_replicas, gather
+
+EPSILON = 1e-7
+
+
+def unit(features: Any) -> Any:
+    """Features of length 1, `[..., size]`."""
+    return ops.normalize(features, axis=-1, epsilon=EPSILON)
+
+
+class FeatureTable(Table):
+    """One feature of length 1 per training sample; at first a random one.
+
+    Example:
+        >>> table = keras_lstsd.contrast.FeatureTable()
+        >>> table.build((900, 128))
+        >>> table.average([3], keras.ops.ones((1, 128)) / 128**0.5, momentum=0.5)
+    """
+
+    def build(self, input_shape: tuple[int, int]) -> None:
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        self._make_rows(
+            *input_shape, lambda shape, dtype: unit(normal(shape, dtype)), dtype="float32"
+        )
+
+    def average(self, index: Any, features: Any, momentum: float, validated: bool = False) -> None:
+        """`m <- normalize(a m + (1 - a) u)` for samples int `[batch]` and their features u."""
+        rows = index if validated else clamp_index(index, self.num_samples)[0]
+        mean = momentum * gather(self.rows, rows) + (1 - momentum) * features
+        self.write(index, unit(mean), validated)
+
+
+@keras.saving.register_keras_serializable("keras_lstsd")
+class Contrast(keras.layers.Layer):
+    """The loss of Contrastive Representation Distillation (CRD), with its memories.
+
+    A linear layer each maps the features of both networks to vectors u_s and u_t of length 1. Two
+    memories keep one such vector per training sample, m_s and m_t. For the student's anchor u_s of
+    sample i, v_0 is row i of m_t, and v_1 ... v_K are rows of other samples, drawn at random:
+
+    `x_k = exp(u_s . v_k / T) / Z`
+
+    `l_s = ln(1 + (K/N + eps) / x_0) + sum_k ln(1 + (x_k + eps) / (K/N))`
+
+    with eps = 1e-7, and Z of the first batch: N times the mean of `exp(u_s . v / T)`. l_t has the
+    anchor u_t and rows of m_s. The loss of a sample is l_s + l_t. After a step
+    `m <- normalize(momentum * m + (1 - momentum) * u)`.
+
+    The draws depend on the seed, the step and the sample only, so a resumed run repeats them.
+
+    Memory: N x `size` x 8 bytes; a step computes a `[batch, N]` matrix.
+
+    Args:
+        student_layer: name of the student's layer whose output is compared. None: the layer
+            before the last one with weights.
+        teacher_layer: the same of the teacher.
+        negatives: K, other samples in each anchor's loss.
+        temperature: T > 0.
+        momentum: share of the old row in a memory, in [0, 1).
+        size: entries of u.
+        other_classes: whether negatives are samples of other classes only, the "exact" variant.
+            The labels are read once before training; they must be one class per sample.
+
+    Raises:
+        ValueError: for numbers out of range, networks that are not functional, unknown layers,
+            inputs that are mixed of several samples, and labels of one class only.
+
+    Example:
+        >>> contrast = keras_lstsd.contrast.Contrast(negatives=4096)
+        >>> model = keras_lstsd.CRD(student, teacher, contrast=contrast)
+
+    Source: Tian et al. 2020, Eq. 10 to 19, and its published settings.
+
+    Differences from the paper: the paper's random negatives may be the sample itself; here they
+    never are.
+    """
+
+    def __init__(
+        self,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+        negatives: int = 16_384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        size: int = 128,
+        other_classes: bool = False,
+        name: str = "contrast",
+    ):
+        super().__init__(dtype="float32", autocast=False, name=name)
+        checks.check_distillation(temperature)
+        checks.check_momentum(momentum)
+        self.student_layer, self.teacher_layer = student_layer, teacher_layer
+        self.negatives = checks.count("negatives", negatives)
+        self.temperature = temperature
+        self.momentum = momentum
+        self.size = checks.count("size", size)
+        self.other_classes = other_classes
+        self.of_student = keras.layers.Dense(self.size, name="student", dtype="float32")
+        self.of_teacher = keras.layers.Dense(self.size, name="teacher", dtype="float32")
+        self.student_memory = FeatureTable(name="student_memory")
+        self.teacher_memory = FeatureTable(name="teacher_memory")
+        if other_classes:
+            self.samples = SamplesByClass(name="samples_by_class")
+
+    @classmethod
+    def of(cls, model: Any, contrast: "Contrast | None", is_used: bool) -> "Contrast":
+        """A contrast with these settings for a method, which gets the names of the layers.
+
+        Args:
+            model: a method with a teacher.
+            contrast: its settings; the memories are new. None: the defaults.
+            is_used: whether the loss has it; otherwise its layers are not trained.
+        """
+        contrast = cls() if contrast is None else cls.from_config(contrast.get_config())
+        contrast.student_layer = contrast.student_layer or taps.before_head(model.student)
+        contrast.teacher_layer = contrast.teacher_layer or taps.before_head(model.teacher.network)
+        contrast.of_student.trainable = contrast.of_teacher.trainable = is_used
+        model.taps = (contrast.student_layer,)
+        model.teacher.taps = (contrast.teacher_layer,)
+        return contrast
+
+    def attach(self, model: Any) -> None:
+        """Makes the linear layers and the memories for a model's networks and samples."""
+        student = model.tapped().output.features[self.student_layer]
+        teacher = model.teacher.tapped().output.features[self.teacher_layer]
+        for dense, features in ((self.of_student, student), (self.of_teacher, teacher)):
+            if None in features.shape[1:]:
+                raise ValueError(
+                    "The features of CRD must have a fixed size. "
+                    f"Received: shape {tuple(features.shape)}. Expected: a layer after a pooling."
+                )
+            dense.build((None, int(np.prod(features.shape[1:]))))
+        for memory in (self.student_memory, self.teacher_memory):
+            memory.build((model.num_samples, self.size))
+        if self.other_classes:
+            self.samples.build((model.num_samples, model.num_classes))
+        # Z of both anchors; 0 before the first batch.
+        self.constants = self._add((2,), "zeros", "float32", "constants")
+        self.draws = self._add((), "zeros", "int32", "draws")
+        seed = keras.initializers.Constant(random.randint(1, 10**9))
+        self.seed = self._add((), seed, "int32", "seed")
+        self.built = True
+
+    def _add(self, shape: tuple, initializer: Any, dtype: str, name: str) -> keras.Variable:
+        return self.add_weight(
+            shape=shape,
+            initializer=initializer,
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            # Equal on all replicas.
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def loss(self, step: Step, features: Any) -> tuple[Any, Any]:
+        """The loss per sample `[batch]`, 0 for an out-of-range index, and what `record` needs.
+
+        Args:
+            step: the step, with the student's features.
+            features: outputs of the teacher's layers by name.
+        """
+        if step.mixing is not None:
+            raise ValueError(
+                "CRD compares single samples with their features. Received: inputs that are mixed "
+                "of several samples. Expected: augmentation without MixUp and CutMix."
+            )
+        student = self._embed(self.of_student, step.features[self.student_layer])
+        teacher = self._embed(self.of_teacher, features[self.teacher_layer])
+        num_samples = self.student_memory.num_samples
+        index, valid = clamp_index(step.sample_index, num_samples)
+        rows = ops.concatenate([index[:, None], self._other_samples(index)], axis=-1)
+        losses, constants = [], []
+        pairs = ((student, self.teacher_memory), (teacher, self.student_memory))
+        for number, (anchors, memory) in enumerate(pairs):
+            products = ops.matmul(anchors, ops.transpose(ops.convert_to_tensor(memory.rows)))
+            x = ops.exp(ops.take_along_axis(products, rows, axis=-1) / self.temperature)
+            (means,) = from_all_replicas(ops.mean(x)[None])
+            constant = self.constants[number]
+            first = ops.stop_gradient(num_samples * ops.mean(means))
+            constants.append(ops.where(constant > 0, constant, first))
+            x, share = x / constants[-1], self.negatives / num_samples
+            near = ops.log1p((share + EPSILON) / x[:, 0])
+            far = ops.sum(ops.log1p((x[:, 1:] + EPSILON) / share), axis=-1)
+            losses.append(near + far)
+        return ops.where(valid, sum(losses), 0.0), (student, teacher, ops.stack(constants))
+
+    def record(self, step: Step, memory: Any) -> None:
+        """Moves the memories towards the features of the step."""
+        student, teacher, constants = memory
+        for table, features in ((self.student_memory, student), (self.teacher_memory, teacher)):
+            table.average(step.sample_index, features, self.momentum, step.index_validated)
+        self.constants.assign(constants)
+        self.draws.assign_add(1)
+
+    def read_classes(self, model: Any) -> None:
+        """Reads the class of each sample, where negatives are of other classes, once."""
+        if self.other_classes and not int(ops.convert_to_numpy(self.draws)):
+            self.samples.fill(
+                (index, ops.convert_to_numpy(outputs.hard_classes_of(y, model.num_classes)))
+                for _, index, y in model.plain_samples()
+            )
+
+    def _embed(self, dense: keras.layers.Dense, features: Any) -> Any:
+        features = ops.cast(features, "float32")
+        return unit(dense(ops.reshape(features, (ops.shape(features)[0], -1))))
+
+    def _other_samples(self, index: Any) -> Any:
+        """K rows of other samples for each, int32 `[batch, K]`."""
+        drawn = mix(self.seed, self.draws, index[:, None], ops.arange(self.negatives))
+        if self.other_classes:
+            return self.samples.of_other_classes(index, drawn)
+        others = self.student_memory.num_samples - 1
+        drawn = ops.cast(drawn % ops.cast(others, "uint32"), "int32")
+        return drawn + ops.cast(drawn >= index[:, None], "int32")
+
+    def get_config(self) -> dict:
+        names = ("student_layer", "teacher_layer", "negatives", "temperature", "momentum")
+        return {name: getattr(self, name) for name in (*names, "size", "other_classes", "name")}
+
+
+def mix(*words: Any) -> Any:
+    """`data.order.mix` inside a step: a 32-bit hash of int32 tensors, uint32."""
+    state = ops.cast(0, "uint32")
+    for word in words:
+        state = state + ops.cast(word, "uint32") + ops.cast(0x9E3779B9, "uint32")
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            state = ops.bitwise_xor(state, ops.bitwise_right_shift(state, shift))
+            state = state * ops.cast(factor, "uint32")
+        state = ops.bitwise_xor(state, ops.bitwise_right_shift(state, 16))
+    return state

@@ -10,7 +10,7 @@ from keras import ops
 from keras_lstsd import checks, outputs, taps
 from keras_lstsd.class_tables import SamplesByClass
 from keras_lstsd.step import Step
-from keras_lstsd.tables import Table, clamp_index, from_all_replicas, gather
+from keras_lstsd.tables import Table, clamp_index, counts, from_all_replicas, gather
 
 EPSILON = 1e-7
 
@@ -29,8 +29,11 @@ class FeatureTable(Table):
         >>> table.average([3], keras.ops.ones((1, 128)) / 128**0.5, momentum=0.5)
     """
 
+    seed: int | None = None
+    """Of the first rows; None: Keras draws it."""
+
     def build(self, input_shape: tuple[int, int]) -> None:
-        normal = keras.initializers.RandomNormal(stddev=1.0)
+        normal = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
         self._make_rows(
             *input_shape, lambda shape, dtype: unit(normal(shape, dtype)), dtype="float32"
         )
@@ -124,33 +127,37 @@ class Contrast(keras.layers.Layer):
             is_used: whether the loss has it; otherwise its layers are not trained.
         """
         contrast = cls() if contrast is None else cls.from_config(contrast.get_config())
-        contrast.student_layer = contrast.student_layer or taps.before_head(model.student)
-        contrast.teacher_layer = contrast.teacher_layer or taps.before_head(model.teacher.network)
+        # The settings keep None: names that Keras gives differ from process to process.
+        student = contrast.student_layer or taps.before_head(model.student)
+        teacher = contrast.teacher_layer or taps.before_head(model.teacher.network)
+        contrast.layers = student, teacher
         contrast.of_student.trainable = contrast.of_teacher.trainable = is_used
-        model.taps = (contrast.student_layer,)
-        model.teacher.taps = (contrast.teacher_layer,)
-        return contrast
-
-    def attach(self, model: Any) -> None:
-        """Makes the linear layers and the memories for a model's networks and samples."""
-        student = model.tapped().output.features[self.student_layer]
-        teacher = model.teacher.tapped().output.features[self.teacher_layer]
-        for dense, features in ((self.of_student, student), (self.of_teacher, teacher)):
+        model.taps, model.teacher.taps = (student,), (teacher,)
+        for dense, network, layer in (
+            (contrast.of_student, model, student),
+            (contrast.of_teacher, model.teacher, teacher),
+        ):
+            features = network.tapped().output.features[layer]
             if None in features.shape[1:]:
                 raise ValueError(
                     "The features of CRD must have a fixed size. "
                     f"Received: shape {tuple(features.shape)}. Expected: a layer after a pooling."
                 )
             dense.build((None, int(np.prod(features.shape[1:]))))
-        for memory in (self.student_memory, self.teacher_memory):
+        seed = keras.initializers.Constant(random.randint(1, 10**9))
+        contrast.seed = contrast._add((), seed, "int32", "seed")
+        return contrast
+
+    def attach(self, model: Any) -> None:
+        """Makes the memories for a model's samples."""
+        for number, memory in enumerate((self.student_memory, self.teacher_memory)):
+            memory.seed = int(ops.convert_to_numpy(self.seed)) + number
             memory.build((model.num_samples, self.size))
         if self.other_classes:
             self.samples.build((model.num_samples, model.num_classes))
         # Z of both anchors; 0 before the first batch.
         self.constants = self._add((2,), "zeros", "float32", "constants")
         self.draws = self._add((), "zeros", "int32", "draws")
-        seed = keras.initializers.Constant(random.randint(1, 10**9))
-        self.seed = self._add((), seed, "int32", "seed")
         self.built = True
 
     def _add(self, shape: tuple, initializer: Any, dtype: str, name: str) -> keras.Variable:
@@ -177,24 +184,28 @@ class Contrast(keras.layers.Layer):
                 "CRD compares single samples with their features. Received: inputs that are mixed "
                 "of several samples. Expected: augmentation without MixUp and CutMix."
             )
-        student = self._embed(self.of_student, step.features[self.student_layer])
-        teacher = self._embed(self.of_teacher, features[self.teacher_layer])
+        student = self._embed(self.of_student, step.features[self.layers[0]])
+        teacher = self._embed(self.of_teacher, features[self.layers[1]])
         num_samples = self.student_memory.num_samples
         index, valid = clamp_index(step.sample_index, num_samples)
-        rows = ops.concatenate([index[:, None], self._other_samples(index)], axis=-1)
+        # Sums over all rows, weighted by how often each was drawn: the gradient of a gather is a
+        # sum in an order that varies from run to run.
+        drawn = counts(self._other_samples(index), self.student_memory.rows.shape[0])
         losses, constants = [], []
         pairs = ((student, self.teacher_memory), (teacher, self.student_memory))
         for number, (anchors, memory) in enumerate(pairs):
-            products = ops.matmul(anchors, ops.transpose(ops.convert_to_tensor(memory.rows)))
-            x = ops.exp(ops.take_along_axis(products, rows, axis=-1) / self.temperature)
-            (means,) = from_all_replicas(ops.mean(x)[None])
+            rows = ops.convert_to_tensor(memory.rows)
+            near = ops.exp(ops.sum(anchors * gather(rows, index), axis=-1) / self.temperature)
+            far = ops.exp(ops.matmul(anchors, ops.transpose(rows)) / self.temperature)
+            sums = ops.stop_gradient(near + ops.sum(drawn * far, axis=-1))
+            (sums,) = from_all_replicas(sums)
+            first = num_samples * ops.mean(sums) / (self.negatives + 1)
             constant = self.constants[number]
-            first = ops.stop_gradient(num_samples * ops.mean(means))
-            constants.append(ops.where(constant > 0, constant, first))
-            x, share = x / constants[-1], self.negatives / num_samples
-            near = ops.log1p((share + EPSILON) / x[:, 0])
-            far = ops.sum(ops.log1p((x[:, 1:] + EPSILON) / share), axis=-1)
-            losses.append(near + far)
+            constant = ops.where(constant > 0, constant, first)
+            share = self.negatives / num_samples
+            losses.append(ops.log1p((share + EPSILON) * constant / near))
+            losses.append(ops.sum(drawn * ops.log1p((far / constant + EPSILON) / share), axis=-1))
+            constants.append(constant)
         return ops.where(valid, sum(losses), 0.0), (student, teacher, ops.stack(constants))
 
     def record(self, step: Step, memory: Any) -> None:

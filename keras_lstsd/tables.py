@@ -221,6 +221,15 @@ def in_range(index: Any, num_samples: int) -> Any:
     return ops.cast(index, "uint32") < num_samples
 
 
+def counts(rows: Any, num_rows: int) -> Any:
+    """How often each row occurs: int32 `[batch, draws]` -> float32 `[batch, num_rows]`."""
+    batch = ops.shape(rows)[0]
+    places = ops.reshape(rows + num_rows * ops.arange(batch)[:, None], (-1, 1))
+    # Sums of ones are exact in any order.
+    found = ops.scatter(places, ops.ones_like(places[:, 0], dtype="float32"), (batch * num_rows,))
+    return ops.reshape(found, (batch, num_rows))
+
+
 def add(variable: keras.Variable, amounts: Any) -> None:
     """`variable += amounts`, in place."""
     if keras.backend.backend() == "tensorflow":

@@ -1,6 +1,6 @@
 """Features of named layers, from the forward pass that also gives a network's outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -88,21 +88,31 @@ def tapped(network: keras.Model, names: Iterable[str]) -> keras.Model:
             features[layer.name] = outputs
         return outputs
 
+    inputs, outputs = _traced(network, call)
+    return keras.Model(inputs, Tapped(outputs, features), name=network.name)
+
+
+def _traced(network: keras.Model, call: Callable) -> tuple[Any, Any]:
+    """New symbolic inputs, and the outputs of a network that runs `call(layer, *args)`."""
     is_sequential = isinstance(network, keras.Sequential)
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name),
         network.inputs[0] if is_sequential else network.input,
     )
-    if is_sequential:
-        outputs = inputs
-        for layer in network.layers:
-            outputs = call(layer, outputs)
-    else:
-        outputs = compat.run_graph(network, inputs, call)
-    return keras.Model(inputs, Tapped(outputs, features), name=network.name)
+    if not is_sequential:
+        return inputs, compat.run_graph(network, inputs, call)
+    outputs = inputs
+    for layer in network.layers:
+        outputs = call(layer, outputs)
+    return inputs, outputs
 
 
 def _check(network: keras.Model, names: list[str]) -> None:
+    if isinstance(network, keras.Sequential) and not network.built:
+        raise ValueError(
+            f"Features can be read from built networks only. Received: {network.name!r}, which "
+            "does not know its inputs. Expected: `keras.Sequential([keras.Input((4,)), ...])`."
+        )
     if not compat.is_functional(network):
         raise ValueError(
             "Features can be read from functional and sequential models only. "
@@ -125,14 +135,24 @@ def before_head(network: keras.Model) -> str:
         ValueError: for a network that is not functional, and where no such layer is found.
     """
     _check(network, [])
-    head = next((layer for layer in reversed(network.layers) if layer.weights), None)
+    names, head, before = {}, None, None
+
+    def call(layer, *args, **kwargs):
+        nonlocal head, before
+        if layer.weights:
+            head, before = layer, names.get(id(args[0]))
+        outputs = layer(*args, **kwargs)
+        names[id(outputs)] = getattr(layer, "name", None)
+        return outputs
+
+    kept = _traced(network, call)
     if isinstance(head, keras.Model):
         return f"{head.name}/{before_head(head)}"
-    for layer in network.layers:
-        if head is not None and any(layer.output is it for it in keras.tree.flatten(head.input)):
-            return layer.name
-    raise ValueError(
-        f"The layer before the last one of {network.name!r} is not known. "
-        f"Received: a last layer {getattr(head, 'name', None)!r}. Expected: the names of the "
-        "layers to compare, as in `Contrast(student_layer='...', teacher_layer='...')`."
-    )
+    if before is None:
+        raise ValueError(
+            f"The layer before the last one of {network.name!r} is not known. "
+            f"Received: a last layer {getattr(head, 'name', None)!r}. Expected: the names of the "
+            "layers to compare, as in `Contrast(student_layer='...', teacher_layer='...')`."
+        )
+    del kept
+    return before

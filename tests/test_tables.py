@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from keras_lstsd.losses import log_softmax
-from keras_lstsd.tables import SampleTable, read
+from keras_lstsd.tables import SampleTable, counts, read
 
 numpy = ops.convert_to_numpy
 # JAX truncates integers to 32 bits before a table gets them.
@@ -135,6 +135,11 @@ def test_several_tables_are_read_at_once():
         np.testing.assert_array_equal(column, [[False, True, False], [True, False, False]])
     np.testing.assert_allclose(log_probs[0, 1], rows([0.1, 0.9])[0])
     np.testing.assert_allclose(log_probs[1, 0], rows([0.3, 0.7])[0])
+
+
+def test_rows_are_counted():
+    drawn = np.int32([[2, 0, 2], [1, 1, 1]])
+    np.testing.assert_array_equal(numpy(counts(drawn, 4)), [[1, 0, 2, 0], [0, 3, 0, 0]])
 
 
 def test_copies_are_independent():

@@ -22,12 +22,14 @@ class Pair(keras.layers.Layer):
         self.of_teacher = getattr(loss, "teacher_layer_name", None)
         self.of_student = getattr(loss, "student_layer_name", None)
 
-    def attach(self, model: Any) -> None:
+    def connect(self, model: Any) -> None:
         """Makes the dense layer, where one is needed.
 
         Raises:
             ValueError: for features that have different shapes then.
         """
+        if self.built:
+            return
         student = teacher = (None, model.num_classes)
         if self.of_student:
             student = tuple(model.tapped().output.features[self.of_student].shape)
@@ -156,6 +158,14 @@ class FeatureMatching(Distillation):
         ]
         self.taps = tuple(pair.of_student for pair in self.pairs if pair.of_student)
         self.teacher.taps = tuple(pair.of_teacher for pair in self.pairs if pair.of_teacher)
+        if student.built:
+            self.student_is_built()
+
+    def student_is_built(self) -> None:
+        """Makes the dense layers, whose weights are trained with the student's."""
+        super().student_is_built()
+        for pair in getattr(self, "pairs", ()):
+            pair.connect(self)
 
     def _check_losses(self) -> None:
         losses, weights = self.distillation_losses, self.distillation_loss_weights

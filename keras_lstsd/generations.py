@@ -39,7 +39,7 @@ def train(
         seed: generation k sets Keras's seed to `seed + k`, before `make`.
 
     Returns:
-        The students, in order.
+        The students, in order; they are not compiled.
 
     Raises:
         ValueError: for less than one generation.
@@ -75,7 +75,7 @@ def train(
             with saving.replacing(path) as part:
                 getattr(model, "student", model).save(part)
         shutil.rmtree(backup, ignore_errors=True)
-        students.append(keras.models.load_model(path))
+        students.append(keras.models.load_model(path, compile=False))
     return students
 
 

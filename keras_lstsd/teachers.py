@@ -244,6 +244,11 @@ class Trained(_Other, keras.layers.Layer):
         """Those of the network, and of its optimizer: state of each step."""
         return super().variables + ([] if self.optimizer is None else self.optimizer.variables)
 
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """None: a network that was compiled has metrics of another training."""
+        return []
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.network(self.inputs_of(inputs), training=training)
 

@@ -1,4 +1,4 @@
-"""GLUE tasks with a CNN from random weights or with BERT: compares the methods.
+"""GLUE tasks with a CNN or a bi-LSTM from random weights, or with BERT: compares the methods.
 
     KERAS_BACKEND=jax python -m recipes.glue --data_dir=glue --task=rte,mrpc,cola --method=all
     python -m recipes.glue --network=bert --bert=uncased_L-12_H-768_A-12 --data_dir=glue
@@ -8,6 +8,14 @@ BERT: Adam at 5e-5, batch 64. Both: 50 epochs, T = 1. The paper does not print t
 CNN; these are Kim's, with word vectors of 32. `--data_dir` has RTE/train.tsv and so on; without it
 tensorflow-datasets loads the data. Finished runs in --output_dir are not repeated. Scores:
 `recipes/results/glue.md`.
+
+`--teacher` is the BERT that teaches a smaller one or a bi-LSTM, with the weights of a folder or
+preset; both must have one vocabulary. For a task and a seed it is fine-tuned once, for the methods
+that take a trained teacher. `tiny_bert` spends the first half of the epochs on layers, the rest on
+predictions; in `tiny_bert_prokt` ProKT is the second half.
+
+    python -m recipes.glue --network=bilstm --teacher=uncased_L-12_H-768_A-12 --task=mrpc \
+        --epochs=6 --method=vanilla,knowledge_distillation,rco,prokt --data_dir=glue
 
 BERT needs the extra `text`. `--bert` is a folder with weights in the layout of Hugging Face or of
 Google, or the name of a preset, which is downloaded. Without it, training starts from a small
@@ -23,21 +31,25 @@ network, most of all where sentences are short.
 """
 
 import statistics
-import time
 from functools import partial
 from pathlib import Path
 
 import keras
-import numpy as np
 from absl import app, flags
 
-from keras_lstsd import backbones
-from keras_lstsd.data import SampleBatches, TokenBatches, glue, label_noise, tokens, words
-from recipes import metrics, options, runs, tables
-from recipes.methods import ALONE, METHODS
+from keras_lstsd import Distillation, TinyBERT, backbones, generations
+from keras_lstsd.data import glue, label_noise
+from recipes import metrics, options, runs, tables, texts
+from recipes.methods import ALONE, METHODS, Method
 
 TASK = flags.DEFINE_string("task", "rte", "Tasks with commas between, or all.")
-NETWORK = flags.DEFINE_enum("network", "cnn", ["cnn", "bert"], "The student.")
+NETWORK = flags.DEFINE_enum("network", "cnn", ["cnn", "bert", "bilstm"], "The student.")
+TEACHER = flags.DEFINE_string(
+    "teacher", None, "BERT, bi-LSTM: folder of the teacher's weights, or name of a preset."
+)
+STUDENT_LAYERS = flags.DEFINE_list(
+    "student_layers", None, "BERT: makes the student of these layers of --bert, from 1."
+)
 METHOD = flags.DEFINE_string("method", "vanilla,lstsd", "Methods with commas between, or all.")
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder with RTE/train.tsv and so on; by default tensorflow-datasets."
@@ -80,16 +92,20 @@ SMOKE = flags.DEFINE_bool(
 DEFAULTS = {
     "cnn": {"batch_size": 32, "optimizer": "sgd", "learning_rate": 8e-3},
     "bert": {"batch_size": 64, "optimizer": "adam", "learning_rate": 5e-5},
+    # Shi et al. 2021; the batch size is that of BERT.
+    "bilstm": {"batch_size": 64, "optimizer": "adam", "learning_rate": 1e-3},
 }
+PIECES = (BERT, BERT_SIZE, VOCABULARY, SEQUENCE_LENGTH, DYNAMIC_LENGTH, JIT_COMPILE, TEACHER)
 OWN_FLAGS = {
     "cnn": (EMBEDDING_DIM, FILTERS),
-    "bert": (BERT, BERT_SIZE, VOCABULARY, SEQUENCE_LENGTH, DYNAMIC_LENGTH, JIT_COMPILE),
+    "bert": (*PIECES, STUDENT_LAYERS),
+    "bilstm": PIECES,
 }
-
-# Words in a row of the CNN: at least three in four sentences of the task are not longer, as padding
-# costs time. Those of the second line are estimates.
-LENGTHS = {"rte": 80, "mrpc": 56, "cola": 16, "sst2": 24}
-LENGTHS |= {"qnli": 64, "qqp": 32, "mnli": 48, "wnli": 48}
+# Methods of texts only.
+TINY_BERT = {
+    "tiny_bert": Method(TinyBERT, teacher="given"),
+    "tiny_bert_prokt": Method(TinyBERT, teacher="given"),
+}
 
 # Jiang et al. 2020, Table 2: accuracy for RTE, MRPC and SST-2, Matthews for CoLA.
 PAPER_TASKS = ("rte", "mrpc", "sst2", "cola")
@@ -114,82 +130,15 @@ PAPER = {
 NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
 
 
-class Words:
-    """A task for the CNN: sentences as numbers of words of the training sentences."""
-
-    def __init__(self, task: str, train: glue.Examples, settings: dict):
-        self.task = task
-        self.settings = settings
-        self.vocabulary = words.build_vocabulary(train.first + (train.second or []))
-
-    def encode(self, split: glue.Examples) -> np.ndarray:
-        return words.encode(split.first, split.second, self.vocabulary, LENGTHS[self.task])
-
-    def batches(self, x: np.ndarray, y: np.ndarray) -> SampleBatches:
-        return SampleBatches(x, y, batch_size=self.settings["batch_size"])
-
-    def student(self) -> keras.Model:
-        return backbones.text_cnn(
-            words.FIRST_WORD + len(self.vocabulary),
-            num_classes=len(glue.TASKS[self.task].classes),
-            length=LENGTHS[self.task],
-            embedding_dim=self.settings["embedding_dim"],
-            filters=self.settings["filters"],
-        )
-
-
-class Pieces:
-    """A task for BERT: texts as numbers of word pieces."""
-
-    def __init__(self, task: str, train: glue.Examples, settings: dict):
-        self.task = task
-        self.settings = settings
-        self.vocabulary = settings["vocabulary"]
-        if self.vocabulary is None and settings["bert"] is None:
-            known = words.build_vocabulary(train.first + (train.second or []))
-            self.vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]
-        self.preprocessor = self.student().preprocessor
-
-    def encode(self, split: glue.Examples) -> dict[str, np.ndarray]:
-        start = time.monotonic()
-        x = tokens.encode(self.preprocessor, split.first, split.second)
-        seconds = time.monotonic() - start
-        cut = np.mean(x["padding_mask"].sum(-1) == self.settings["sequence_length"])
-        rate = len(split.first) / seconds
-        runs.progress(
-            f"{self.task}: {len(split.first)} texts tokenized in {seconds:.1f} s ({rate:.0f}/s); "
-            f"{100 * cut:.1f} % fill all {self.settings['sequence_length']} tokens."
-        )
-        return x
-
-    def batches(self, x: dict, y: np.ndarray) -> TokenBatches:
-        multiple = 16 if self.settings["dynamic_length"] else None
-        batches = TokenBatches(x, y, multiple=multiple, batch_size=self.settings["batch_size"])
-        padded = 100 * (1 - x["padding_mask"].mean())
-        runs.progress(
-            f"{self.task}: {100 * batches.padding_share():.1f} % of the positions in training are "
-            f"padding; {padded:.1f} % if all texts had {self.settings['sequence_length']} tokens."
-        )
-        return batches
-
-    def student(self) -> keras.Model:
-        return backbones.bert(
-            len(glue.TASKS[self.task].classes),
-            weights=self.settings["bert"],
-            vocabulary=self.vocabulary,
-            size=self.settings["bert_size"],
-            sequence_length=self.settings["sequence_length"],
-        )
-
-
 class Data:
     """A task for its network: training data, and inputs and labels of the other splits."""
 
     def __init__(self, task: str, data_dir: str | None, settings: dict, network: str):
         described = glue.TASKS[task]
         train = glue.load(task, "train", data_dir).head(settings["samples"])
-        encoder = {"cnn": Words, "bert": Pieces}[network](task, train, settings)
+        encoder = texts.ENCODERS[network](task, train, settings)
         self.student, self.batches = encoder.student, encoder.batches
+        self.teacher = getattr(encoder, "teacher", None)
         self.train, self.x_train = train, encoder.encode(train)
         self.inputs, self.labels = {}, {}
         for split in described.dev_splits + described.test_splits * SUBMIT.value:
@@ -200,30 +149,68 @@ class Data:
 
 def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) -> dict:
     """Trains one method with one seed; the score is the task's metric on dev, in %."""
-    task, method = run["task"], METHODS[run["method"]]
-    epochs, batch_size = settings["epochs"], settings["batch_size"]
+    task, method = run["task"], (METHODS | TINY_BERT)[run["method"]]
+    epochs = settings["epochs"]
     classes = len(glue.TASKS[task].classes)
     labels, wrong = label_noise.with_wrong_labels(
         data.train.labels, settings["wrong_labels"], classes, run["seed"]
     )
     batches = data.batches(data.x_train, keras.utils.to_categorical(labels, classes))
-    method_settings = method.settings(epochs, settings["mini_generation_epochs"])
     keras.config.set_dtype_policy("mixed_bfloat16" if settings["mixed_precision"] else "float32")
-    model = method.wrap(data.student(), len(labels), **method_settings)
-    optimizer = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[settings["optimizer"]]
-    jit_compile = "auto" if JIT_COMPILE.value is None else JIT_COMPILE.value
-    runs.compiled(
-        model,
-        method,
-        optimizer,
-        settings["learning_rate"],
-        num_samples=len(labels),
-        epochs=epochs,
-        batch_size=batch_size,
-        jit_compile=jit_compile,
-    )
-    callbacks = [*runs.dynamics(model, labels, folder), *callbacks]
-    model.fit(batches, epochs=epochs, verbose=0, callbacks=callbacks)
+
+    def compiled(network, method, settings, **arguments):
+        optimizers = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+        return runs.compiled(
+            method.wrap(network, len(labels), **arguments),
+            method,
+            optimizers[settings["optimizer"]],
+            settings["learning_rate"],
+            num_samples=len(labels),
+            epochs=epochs,
+            batch_size=settings["batch_size"],
+            jit_compile="auto" if JIT_COMPILE.value is None else JIT_COMPILE.value,
+        )
+
+    def fit(model, callbacks, epochs=epochs):
+        model.fit(batches, epochs=epochs, verbose=0, callbacks=callbacks)
+
+    def teacher_of(method):
+        return runs.teacher_of(
+            method,
+            folder.parent / task,
+            run["seed"],
+            lambda: compiled(data.teacher(), METHODS["vanilla"], settings | DEFAULTS["bert"]),
+            fit,
+        )
+
+    teacher = teacher_of(method)
+    # A method with a teacher starts from the weights of one without.
+    keras.utils.set_random_seed(run["seed"])
+    first = epochs // 2
+    if run["method"] == "tiny_bert_prokt":
+
+        def make(stage, students):
+            if not students:
+                return compiled(data.student(), method, settings, teacher=teacher)
+            prokt = METHODS["prokt"]
+            return compiled(students[0], prokt, settings, teacher=teacher_of(prokt))
+
+        _, student = generations.train(
+            folder / "stages",
+            make,
+            lambda model, callbacks: fit(
+                model, callbacks, first if isinstance(model, TinyBERT) else epochs - first
+            ),
+            generations=2,
+            seed=1000 * run["seed"],
+        )
+        model = Distillation(student)
+    else:
+        arguments = method.settings(epochs, settings["mini_generation_epochs"])
+        if method.cls is TinyBERT:
+            arguments["intermediate_epochs"] = first
+        model = compiled(data.student(), method, settings, teacher=teacher, **arguments)
+        fit(model, [*runs.dynamics(model, labels, folder), *callbacks])
     scores = {}
     for split, inputs in data.inputs.items():
         predictions = model.predict(inputs, batch_size=256, verbose=0).argmax(-1)
@@ -296,8 +283,9 @@ def text_of(
 def main(argv):
     options.check_command(argv)
     tasks = options.names("task", TASK.value, list(glue.TASKS))
-    methods = options.names("method", METHOD.value, ALONE)
     network = NETWORK.value
+    known = [*METHODS, *(TINY_BERT if network == "bert" else ())] if TEACHER.value else ALONE
+    methods = options.names("method", METHOD.value, known)
     flags_of_all = (EPOCHS, SAMPLES, WRONG_LABELS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE)
     flags_of_all += (MINI_GENERATION_EPOCHS, MIXED_PRECISION)
     settings = {flag.name: flag.value for flag in (*flags_of_all, *OWN_FLAGS[network])}
@@ -307,7 +295,7 @@ def main(argv):
     seeds = 1 if SMOKE.value else SEEDS.value
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = runs.Results(folder / "results.json", settings)
-    texts = {}
+    sentences = {}
     for task in tasks:
         data = Data(task, DATA_DIR.value, settings, network)
         todo = [
@@ -315,14 +303,14 @@ def main(argv):
             for seed in range(seeds)
             for method in methods
         ]
-        texts[task] = data.train.texts
+        sentences[task] = data.train.texts
         done = runs.train_all(todo, results, partial(train, data=data, settings=settings))
         if not done:
             break
-    for task in texts:
+    for task in sentences:
         title, paper = title_of(task, network), paper_of(task, network, settings)
         classes = glue.TASKS[task].classes
-        tables.write_report(results, title, methods, paper, texts[task], classes, task=task)
+        tables.write_report(results, title, methods, paper, sentences[task], classes, task=task)
     text = "\n".join(text_of(results, task, methods, network, settings) for task in tasks)
     tables.present(results, "table", text, done)
     return 0 if done else runs.INTERRUPTED

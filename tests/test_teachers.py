@@ -8,6 +8,8 @@ from keras_lstsd import RCO, Distillation, KnowledgeDistillation, MeanTeacher, P
 from keras_lstsd.data import CropAndFlip, SampleBatches
 from keras_lstsd.losses import kl_divergence
 from keras_lstsd.snapshot import Snapshot
+from recipes.methods import METHODS
+from tests import models
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 numpy = keras.ops.convert_to_numpy
@@ -282,3 +284,21 @@ def test_anchors_are_models_or_files(tmp_path):
     wide = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="one network at several times"):
         RCO(student(), [networks[0], wide])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", ["prokt", "knowledge_distillation"])
+def test_a_compiled_teacher_teaches_as_one_that_is_not(name, trained):
+    """Its metrics belong to another training; those of Keras may not be built yet."""
+    found = []
+    for is_compiled in (True, False):
+        keras.utils.set_random_seed(1)
+        student, teacher = models.dense_student(), models.dense_student()
+        if is_compiled:
+            teacher.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+            if trained:
+                teacher.evaluate(models.X, models.Y, verbose=0)
+        model = METHODS[name].cls(student, teacher)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        found.append(models.fit(model, epochs=2))
+    assert found[0] == found[1]

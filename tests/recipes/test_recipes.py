@@ -165,6 +165,29 @@ def test_a_missing_file_is_reported(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("network", ["bert", "bilstm"])
+def test_a_bert_teaches_other_networks_of_texts(tmp_path, glue_folder, network):
+    pytest.importorskip("keras_hub")
+    from tests.backbones import bert_weights
+
+    weights = tmp_path / "bert"
+    bert_weights.write_hugging_face(weights, bert_weights.random_weights())
+    methods = ["vanilla", "stored_teacher", "rco", "prokt"]
+    flags = [f"--network={network}", f"--teacher={weights}", "--sequence_length=8", "--smoke"]
+    if network == "bert":
+        methods += ["tiny_bert", "tiny_bert_prokt"]
+        flags += [f"--bert={weights}", "--student_layers=2"]
+    flags += [f"--method={','.join(methods)}", f"--data_dir={glue_folder}"]
+    result = start("glue", *flags, f"--output_dir={tmp_path}/out")
+    assert [stored["run"]["method"] for stored in runs_in(tmp_path / "out-smoke")] == methods
+    # One teacher for all methods that take a trained one.
+    assert result.stderr.count("Trains the teacher of seed 0.") == 1
+    for stage in (0, 1) if network == "bert" else ():
+        student = tmp_path / f"out-smoke/rte-tiny_bert_prokt-0/stages/generation_{stage}.keras"
+        assert keras.saving.load_model(student).backbone.num_layers == 1
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_runs(tmp_path):
     command = recipe("digits", "--epochs=2", "--seeds=500", f"--output_dir={tmp_path}")
     # Background jobs of a shell ignore SIGINT, and so do their children. A fork with Python code in

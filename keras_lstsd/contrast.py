@@ -10,7 +10,7 @@ from keras import ops
 from keras_lstsd import checks, outputs, taps
 from keras_lstsd.class_tables import SamplesByClass
 from keras_lstsd.step import Step
-from keras_lstsd.tables import Table, clamp_index, counts, from_all_replicas, gather
+from keras_lstsd.tables import Table, add_state, clamp_index, counts, from_all_replicas, gather
 
 EPSILON = 1e-7
 
@@ -145,7 +145,7 @@ class Contrast(keras.layers.Layer):
                 )
             dense.build((None, int(np.prod(features.shape[1:]))))
         seed = keras.initializers.Constant(random.randint(1, 10**9))
-        contrast.seed = contrast._add((), seed, "int32", "seed")
+        contrast.seed = add_state(contrast, (), seed, "int32", "seed")
         return contrast
 
     def attach(self, model: Any) -> None:
@@ -156,21 +156,9 @@ class Contrast(keras.layers.Layer):
         if self.other_classes:
             self.samples.build((model.num_samples, model.num_classes))
         # Z of both anchors; 0 before the first batch.
-        self.constants = self._add((2,), "zeros", "float32", "constants")
-        self.draws = self._add((), "zeros", "int32", "draws")
+        self.constants = add_state(self, (2,), "zeros", "float32", "constants")
+        self.draws = add_state(self, (), "zeros", "int32", "draws")
         self.built = True
-
-    def _add(self, shape: tuple, initializer: Any, dtype: str, name: str) -> keras.Variable:
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            dtype=dtype,
-            trainable=False,
-            autocast=False,
-            # Equal on all replicas.
-            aggregation="only_first_replica",
-            name=name,
-        )
 
     def loss(self, step: Step, features: Any) -> tuple[Any, Any]:
         """The loss per sample `[batch]`, 0 for an out-of-range index, and what `record` needs.

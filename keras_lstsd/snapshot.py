@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lstsd.step import Step
+from keras_lstsd.tables import add_state
 
 
 class Snapshot(keras.layers.Layer):
@@ -34,29 +35,18 @@ class Snapshot(keras.layers.Layer):
         """Copies the weights of a model's network."""
         # No reference of its own: Keras would track the student as a part of its teacher.
         self._model = weakref.ref(model)
-        self.updates = self._add("updates", "zeros", (), "int32")
+        self.updates = add_state(self, (), "zeros", "int32", "updates")
         self.copies = [
-            self._add(
-                f"copy_{number}",
-                lambda shape, dtype, weight=weight: ops.copy(weight),
+            add_state(
+                self,
                 weight.shape,
+                lambda shape, dtype, weight=weight: ops.copy(weight),
                 weight.dtype,
+                f"copy_{number}",
             )
             for number, weight in enumerate(float_weights(self.network))
         ]
         self.built = True
-
-    def _add(self, name: str, initializer: Any, shape: tuple, dtype: str) -> keras.Variable:
-        # Equal on all replicas, so the first one's value is taken.
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            dtype=dtype,
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-            name=name,
-        )
 
     @property
     def network(self) -> keras.Model:

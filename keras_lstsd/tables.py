@@ -230,6 +230,21 @@ def counts(rows: Any, num_rows: int) -> Any:
     return ops.reshape(found, (batch, num_rows))
 
 
+def add_state(
+    layer: keras.layers.Layer, shape: tuple, initializer: Any, dtype: str, name: str
+) -> keras.Variable:
+    """A weight that is not trained, with one value on all replicas of `tf.distribute`."""
+    return layer.add_weight(
+        shape=shape,
+        initializer=initializer,
+        dtype=dtype,
+        trainable=False,
+        autocast=False,
+        aggregation="only_first_replica",
+        name=name,
+    )
+
+
 def add(variable: keras.Variable, amounts: Any) -> None:
     """`variable += amounts`, in place."""
     if keras.backend.backend() == "tensorflow":

@@ -19,7 +19,7 @@ Y = draw.integers(0, CLASSES, SAMPLES)
 
 # They differ from another method in settings only, which recipes and kill tests cover.
 SETTINGS = ("label_smoothing", "dups_plus", "lstsd_ramp", "lstsd_without_long")
-SETTINGS += ("lstsd_without_short", "lstsd_without_teachers")
+SETTINGS += ("lstsd_without_short", "lstsd_without_teachers", "crd_prokt")
 NAMES = [name for name in METHODS if name not in SETTINGS]
 
 
@@ -31,7 +31,7 @@ def slow(*values):
 # The mean teacher runs the student twice in a step, and LSTSD writes tables.
 CHOSEN = ("mean_teacher", "lstsd")
 # Their steps differ from those of others in the formula only, which their own tests compare.
-ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco", "crd", "crd_prokt")
+ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco", "crd")
 
 
 def marked(names):

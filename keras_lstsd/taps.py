@@ -139,7 +139,7 @@ def before_head(network: keras.Model) -> str:
 
     def call(layer, *args, **kwargs):
         nonlocal head, before
-        if layer.weights:
+        if getattr(layer, "weights", None):
             head, before = layer, names.get(id(args[0]))
         outputs = layer(*args, **kwargs)
         names[id(outputs)] = getattr(layer, "name", None)
@@ -152,7 +152,7 @@ def before_head(network: keras.Model) -> str:
         raise ValueError(
             f"The layer before the last one of {network.name!r} is not known. "
             f"Received: a last layer {getattr(head, 'name', None)!r}. Expected: the names of the "
-            "layers to compare, as in `Contrast(student_layer='...', teacher_layer='...')`."
+            "layers to compare, such as `Contrast(student_layer='...', teacher_layer='...')`."
         )
     del kept
     return before

@@ -13,6 +13,7 @@ from keras_lstsd import (
     PSKD,
     RCO,
     Distillation,
+    FeatureMatching,
     KnowledgeDistillation,
     MeanTeacher,
     ProKT,
@@ -93,6 +94,7 @@ METHODS = {
     ),
     "knowledge_distillation": Method(KnowledgeDistillation, few_classes=_TEXT, teacher="given"),
     "rco": Method(RCO, few_classes=_TEXT, teacher="anchors"),
+    "feature_matching": Method(FeatureMatching, teacher="given"),
     "crd": Method(CRD, teacher="given"),
     "prokt": Method(ProKT, teacher="trained"),
     # The losses weigh 1 : 0.8, as in CRD.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_lstsd import CRD, RCO, KnowledgeDistillation, ProKT, outputs
+from keras_lstsd import CRD, RCO, FeatureMatching, KnowledgeDistillation, ProKT, outputs
 from recipes.methods import METHODS
 from tests.settings import OFF, TINY
 
@@ -31,7 +31,7 @@ def slow(*values):
 # The mean teacher runs the student twice in a step, and LSTSD writes tables.
 CHOSEN = ("mean_teacher", "lstsd")
 # Their steps differ from those of others in the formula only, which their own tests compare.
-ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco", "crd")
+ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco", "feature_matching", "crd")
 
 
 def marked(names):
@@ -75,7 +75,7 @@ def wrapped(cls, student, samples, **settings):
         settings["num_samples"] = samples
     if cls is RCO:
         settings["anchors"] = [other(student), other(student, seed=2)]
-    elif cls in (CRD, KnowledgeDistillation, ProKT):
+    elif cls in (CRD, FeatureMatching, KnowledgeDistillation, ProKT):
         settings["teacher"] = other(student)
     return cls(student, **settings)
 

@@ -157,7 +157,10 @@ def trained(case, jit_compile, name=None, weight=0.0):
         student = make()
         model = student
         if name is not None:
-            settings = {key: value or weight for key, value in OFF[name].items()}
+            settings = {
+                key: [weight] if isinstance(value, list) else value or weight
+                for key, value in OFF[name].items()
+            }
             model = made(name, student, from_logits=from_logits, **settings)
         model.compile(
             keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),

@@ -10,6 +10,7 @@ from keras.distillation import DistillationLoss, FeatureDistillation, LogitsDist
 from keras_lstsd.checks import check_distillation
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.step import Guidance, Step
+from keras_lstsd.taps import before_head
 from keras_lstsd.teachers import Given, set_teacher
 
 
@@ -98,7 +99,8 @@ class FeatureMatching(Distillation):
         distillation_losses: a `keras.distillation.FeatureDistillation`, `LogitsDistillation` or
             other `DistillationLoss`, or a list of them. A layer inside another one is named
             `"backbone/pooler"`. A `compute_loss` of your own gives one value for a batch, so it
-            does not take sample weights.
+            does not take sample weights. None: the mean square between the layers before the last
+            ones with weights.
         distillation_loss_weights: one weight for each loss, at least 0. None: 1 for each.
         regressors: whether a dense layer, trained with the student, maps the student's features
             to the teacher's width where these differ, as in FitNets.
@@ -132,7 +134,7 @@ class FeatureMatching(Distillation):
         self,
         student: keras.Model,
         teacher: keras.Model | Given,
-        distillation_losses: DistillationLoss | Sequence[DistillationLoss],
+        distillation_losses: DistillationLoss | Sequence[DistillationLoss] | None = None,
         distillation_loss_weights: Sequence[float] | None = None,
         regressors: bool = True,
         teacher_inputs: Callable | None = None,
@@ -141,16 +143,21 @@ class FeatureMatching(Distillation):
         name: str | None = None,
     ):
         super().__init__(student, from_logits=from_logits, name=name)
+        set_teacher(self, Given, teacher, teacher_inputs, teacher_from_logits)
         if isinstance(distillation_losses, DistillationLoss):
             distillation_losses = [distillation_losses]
-        self.distillation_losses = tuple(distillation_losses)
+        self.distillation_losses = distillation_losses and tuple(distillation_losses)
+        losses = self.distillation_losses
+        if losses is None:
+            # The settings keep None: names that Keras gives differ from process to process.
+            layers = before_head(self.teacher.network), before_head(student)
+            losses = [FeatureDistillation("mse", *layers)]
         if distillation_loss_weights is None:
-            distillation_loss_weights = [1.0] * len(self.distillation_losses)
+            distillation_loss_weights = [1.0] * len(losses)
         self.distillation_loss_weights = tuple(distillation_loss_weights)
-        self._check_losses()
+        self._check_losses(losses)
         self.regressors = regressors
-        set_teacher(self, Given, teacher, teacher_inputs, teacher_from_logits)
-        pairs = zip(self.distillation_losses, self.distillation_loss_weights, strict=True)
+        pairs = zip(losses, self.distillation_loss_weights, strict=True)
         self.pairs = [
             Pair(loss, weight, regressors, name=f"pair_{number}")
             for number, (loss, weight) in enumerate(pairs)
@@ -167,8 +174,8 @@ class FeatureMatching(Distillation):
         for pair in getattr(self, "pairs", ()):
             pair.connect(self)
 
-    def _check_losses(self) -> None:
-        losses, weights = self.distillation_losses, self.distillation_loss_weights
+    def _check_losses(self, losses: Sequence[DistillationLoss]) -> None:
+        weights = self.distillation_loss_weights
         if not 0 < len(losses) == len(weights):
             raise ValueError(
                 "`distillation_loss_weights` must have one weight for each loss. "

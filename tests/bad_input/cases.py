@@ -136,10 +136,13 @@ def linear_student():
     return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
 
 
+WITH_FEATURES = ("crd", "crd_prokt", "feature_matching")
+
+
 def student_of(name):
     """A linear student; for methods with features one with a layer before the last."""
     student = linear_student()
-    if "contrast" in TINY[name]:
+    if name in WITH_FEATURES:
         body = keras.layers.Dense(FEATURES, name="body")
         student = keras.Sequential([keras.Input((FEATURES,)), body, *student.layers])
     return student

@@ -17,6 +17,7 @@ from tests.bad_input.cases import (
     RATE,
     SAMPLES,
     WEIGHTS,
+    WITH_FEATURES,
     Batches,
     around,
     assert_weights,
@@ -31,10 +32,9 @@ from tests.bad_input.cases import (
 )
 from tests.methods.linear import Given, rows_of
 from tests.models import NAMES, marked
-from tests.settings import TINY
 
 # Methods whose student is linear in these tests.
-LINEAR = marked(name for name in NAMES if "contrast" not in TINY[name])
+LINEAR = marked(name for name in NAMES if name not in WITH_FEATURES)
 ORACLES = {
     "lstsd": oracles.lstsd,
     "single_teacher_lstsd": oracles.single_teacher,

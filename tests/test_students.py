@@ -69,7 +69,7 @@ def test_the_memory_of_the_tables_is_printed_once(capsys, samples):
     lines = [line for line in capsys.readouterr().out.splitlines() if "MiB" in line]
     assert len(lines) == 1
     mebibytes = "0.0" if samples is None else "3.0"
-    assert lines[0].endswith(f"x 3 classes in 3 tables: {mebibytes} MiB.")
+    assert lines[0].endswith(f"x 3 values in 3 tables: {mebibytes} MiB.")
 
 
 # === LoRA ===

@@ -183,8 +183,10 @@ class Contrast(keras.layers.Layer):
         pairs = ((student, self.teacher_memory), (teacher, self.student_memory))
         for number, (anchors, memory) in enumerate(pairs):
             rows = ops.convert_to_tensor(memory.rows)
-            near = ops.exp(ops.sum(anchors * gather(rows, index), axis=-1) / self.temperature)
-            far = ops.exp(ops.matmul(anchors, ops.transpose(rows)) / self.temperature)
+            near = ops.sum(anchors * gather(rows, index), axis=-1)
+            far = ops.matmul(anchors, ops.transpose(rows))
+            # Less 1, the largest product, nothing overflows; Z has the same factor.
+            near, far = (ops.exp((it - 1) / self.temperature) for it in (near, far))
             sums = ops.stop_gradient(near + ops.sum(drawn * far, axis=-1))
             (sums,) = from_all_replicas(sums)
             first = num_samples * ops.mean(sums) / (self.negatives + 1)

@@ -183,17 +183,16 @@ class Contrast(keras.layers.Layer):
         pairs = ((student, self.teacher_memory), (teacher, self.student_memory))
         for number, (anchors, memory) in enumerate(pairs):
             rows = ops.convert_to_tensor(memory.rows)
-            near = ops.sum(anchors * gather(rows, index), axis=-1)
-            far = ops.matmul(anchors, ops.transpose(rows))
             # Less 1, the largest product, nothing overflows; Z has the same factor.
-            near, far = (ops.exp((it - 1) / self.temperature) for it in (near, far))
-            sums = ops.stop_gradient(near + ops.sum(drawn * far, axis=-1))
+            near = (ops.sum(anchors * gather(rows, index), axis=-1) - 1) / self.temperature
+            far = ops.exp((ops.matmul(anchors, ops.transpose(rows)) - 1) / self.temperature)
+            sums = ops.stop_gradient(ops.exp(near) + ops.sum(drawn * far, axis=-1))
             (sums,) = from_all_replicas(sums)
             first = num_samples * ops.mean(sums) / (self.negatives + 1)
             constant = self.constants[number]
             constant = ops.where(constant > 0, constant, first)
             share = self.negatives / num_samples
-            losses.append(ops.log1p((share + EPSILON) * constant / near))
+            losses.append(ops.softplus(ops.log((share + EPSILON) * constant) - near))
             losses.append(ops.sum(drawn * ops.log1p((far / constant + EPSILON) / share), axis=-1))
             constants.append(constant)
         return ops.where(valid, sum(losses), 0.0), (student, teacher, ops.stack(constants))

@@ -151,6 +151,13 @@ def test_a_contrast_and_a_temperature_of_prokt_are_rejected_together():
         ProKT(network(3), network(6), temperature=2.0, contrast=Contrast())
 
 
+def test_a_low_temperature_gives_a_finite_loss():
+    model = compiled(made(temperature=0.005))
+    history = model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
 def test_one_contrast_in_two_models_gives_each_its_memories():
     contrast = Contrast(negatives=3, size=4)
     models = [CRD(network(3), network(6), contrast=contrast, num_samples=SAMPLES) for _ in range(2)]

@@ -175,14 +175,14 @@ class SamplesByClass(keras.layers.Layer):
         )
 
     def fill(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Stores pairs of int `[batch]` and classes int `[batch]`; a class of -1 is unknown.
+        """Stores pairs of int `[batch]` and classes int `[batch]`; others than these are unknown.
 
         Raises:
             ValueError: for less than two classes.
         """
         classes = np.full(padded(self.num_samples), -1, "int32")
         for index, found in batches:
-            classes[index] = found
+            classes[index] = np.where((found >= 0) & (found < self.num_classes), found, -1)
         counts = np.bincount(classes[classes >= 0], minlength=self.num_classes)
         if (counts > 0).sum() < 2:
             raise ValueError(

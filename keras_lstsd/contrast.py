@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_lstsd import checks, outputs, taps
 from keras_lstsd.class_tables import SamplesByClass
+from keras_lstsd.losses import SMALLEST
 from keras_lstsd.step import Step
 from keras_lstsd.tables import Table, add_state, clamp_index, counts, from_all_replicas, gather
 
@@ -39,10 +40,14 @@ class FeatureTable(Table):
         )
 
     def average(self, index: Any, features: Any, momentum: float, validated: bool = False) -> None:
-        """`m <- normalize(a m + (1 - a) u)` for samples int `[batch]` and their features u."""
-        rows = index if validated else clamp_index(index, self.num_samples)[0]
-        mean = momentum * gather(self.rows, rows) + (1 - momentum) * features
-        self.write(index, unit(mean), validated)
+        """`m <- normalize(a m + (1 - a) u)` for samples int `[batch]` and their features u.
+
+        The row of a feature that is not finite stays.
+        """
+        rows = gather(self.rows, index if validated else clamp_index(index, self.num_samples)[0])
+        mean = unit(momentum * rows + (1 - momentum) * features)
+        finite = ops.all(ops.isfinite(mean), axis=-1, keepdims=True)
+        self.write(index, ops.where(finite, mean, rows), validated)
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -190,7 +195,7 @@ class Contrast(keras.layers.Layer):
             (sums,) = from_all_replicas(sums)
             first = num_samples * ops.mean(sums) / (self.negatives + 1)
             constant = self.constants[number]
-            constant = ops.where(constant > 0, constant, first)
+            constant = ops.where(constant > 0, constant, ops.maximum(first, SMALLEST))
             share = self.negatives / num_samples
             losses.append(ops.softplus(ops.log((share + EPSILON) * constant) - near))
             losses.append(ops.sum(drawn * ops.log1p((far / constant + EPSILON) / share), axis=-1))

@@ -116,7 +116,7 @@ def _check(network: keras.Model, names: list[str]) -> None:
     if not compat.is_functional(network):
         raise ValueError(
             "Features can be read from functional and sequential models only. "
-            f"Received: {type(network).__name__} with a `call` of its own, for the layers {names}. "
+            f"Received: {type(network).__name__} with a `call` of its own. "
             "Expected: a network made by `keras.Sequential(...)` or `keras.Model(inputs, outputs)`."
         )
     layers = [layer.name for layer in network.layers]
@@ -152,7 +152,8 @@ def before_head(network: keras.Model) -> str:
         raise ValueError(
             f"The layer before the last one of {network.name!r} is not known. "
             f"Received: a last layer {getattr(head, 'name', None)!r}. Expected: the names of the "
-            "layers to compare, such as `Contrast(student_layer='...', teacher_layer='...')`."
+            "layers to compare, as in `Contrast(student_layer='...', teacher_layer='...')` and "
+            "`keras.distillation.FeatureDistillation('mse', '...', '...')`."
         )
     del kept
     return before

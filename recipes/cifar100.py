@@ -144,6 +144,7 @@ class Task:
             epochs=self.epochs,
             batch_size=self.batch_size,
             decayed=rate,
+            teacher=arguments.get("teacher"),
             jit_compile="auto" if JIT_COMPILE.value is None else JIT_COMPILE.value,
         )
 

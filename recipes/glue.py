@@ -168,6 +168,7 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
             num_samples=len(labels),
             epochs=epochs,
             batch_size=settings["batch_size"],
+            teacher=arguments.get("teacher"),
             jit_compile="auto" if JIT_COMPILE.value is None else JIT_COMPILE.value,
         )
 
@@ -179,10 +180,12 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
             method,
             folder.parent / task,
             run["seed"],
-            lambda: compiled(data.teacher(), METHODS["vanilla"], settings | DEFAULTS["bert"]),
+            lambda: compiled(data.teacher(), METHODS["vanilla"], of_teacher),
             fit,
         )
 
+    # A BERT beside another network has the paper's settings.
+    of_teacher = settings if NETWORK.value == "bert" else settings | DEFAULTS["bert"]
     teacher = teacher_of(method)
     # A method with a teacher starts from the weights of one without.
     keras.utils.set_random_seed(run["seed"])
@@ -258,8 +261,10 @@ def title_of(task: str, network: str) -> str:
 
 def paper_of(task: str, network: str, settings: dict) -> dict[str, float] | None:
     """The paper's scores on a task by method; None where the paper has none."""
-    # A network with random weights is not the paper's BERT.
-    if task not in PAPER_TASKS or (network == "bert" and settings["bert"] is None):
+    if task not in PAPER_TASKS or network not in PAPER:
+        return None
+    # A network with random weights or fewer layers is not the paper's BERT.
+    if network == "bert" and (settings["bert"] is None or settings["student_layers"]):
         return None
     column = PAPER_TASKS.index(task)
     return {method: row[column] for method, row in PAPER[network].items()}
@@ -284,6 +289,11 @@ def main(argv):
     options.check_command(argv)
     tasks = options.names("task", TASK.value, list(glue.TASKS))
     network = NETWORK.value
+    if TEACHER.value and network == "cnn":
+        raise SystemExit(
+            "--teacher is a BERT, whose inputs the CNN does not take. Received: "
+            f"--teacher={TEACHER.value} --network=cnn. Expected: --network=bilstm or bert."
+        )
     known = [*METHODS, *(TINY_BERT if network == "bert" else ())] if TEACHER.value else ALONE
     methods = options.names("method", METHOD.value, known)
     flags_of_all = (EPOCHS, SAMPLES, WRONG_LABELS, BATCH_SIZE, OPTIMIZER, LEARNING_RATE)

@@ -175,6 +175,7 @@ def compiled(
     epochs: int,
     batch_size: int,
     decayed: Any = None,
+    teacher: Any = None,
     **options: Any,
 ) -> Distillation:
     """Compiles a model with the method's learning rate and loss, for one-hot labels.
@@ -188,6 +189,7 @@ def compiled(
         epochs: the epochs of the training.
         batch_size: samples in a step.
         decayed: a learning-rate schedule for methods without cycles; None keeps `learning_rate`.
+        teacher: what `teacher_of` returned; a teacher that is trained has its own optimizer.
         options: arguments of `compile`.
 
     Returns:
@@ -202,6 +204,8 @@ def compiled(
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=model.from_logits, label_smoothing=method.label_smoothing
     )
+    if isinstance(teacher, Distillation):
+        options["teacher_optimizer"] = keras.optimizers.serialize(teacher.optimizer)
     model.compile(optimizer(rate), loss, metrics=["accuracy"], **options)
     return model
 
@@ -227,7 +231,10 @@ def teacher_of(
     make: Callable[[], Distillation],
     fit: Callable[[Distillation, list], Any],
 ) -> Any:
-    """The teacher that a method needs: None, a network, or the anchors of its training.
+    """The teacher that a method needs.
+
+    Returns None, a trained network, the anchors of its training, or a compiled `Distillation`
+    around a network to train.
 
     Args:
         method: the method.
@@ -239,7 +246,7 @@ def teacher_of(
     if method.teacher is None:
         return None
     if method.teacher == "trained":
-        return make().student
+        return make()
     folder = folder / f"teacher-{seed}"
     if not (folder / "generation_0.keras").exists():
         progress(f"Trains the teacher of seed {seed}.")

@@ -51,6 +51,9 @@ class Pieces:
             known = words.build_vocabulary(train.first + (train.second or []))
             self.vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]
         self.preprocessor = self._bert(settings["bert"] or settings["teacher"]).preprocessor
+        if self.vocabulary is None and not settings["bert"]:
+            # A student with random weights has the teacher's word pieces.
+            self.vocabulary = self.preprocessor.tokenizer.get_vocabulary()
 
     def encode(self, split: glue.Examples) -> dict[str, np.ndarray]:
         start = time.monotonic()

@@ -166,7 +166,7 @@ def test_samples_of_other_classes_are_all_of_them_in_turn():
 
 
 def test_a_sample_of_unknown_class_is_no_negative_and_takes_any():
-    table = by_class([1, -1, 0, 1], 2)
+    table = by_class([1, 255, 0, 1], 2)
     draws = np.tile(np.arange(3, dtype="uint32"), (2, 1))
     found = numpy(table.of_other_classes(np.int32([1, 0]), draws))
     assert sorted(found[0]) == [0, 2, 3]

@@ -94,6 +94,14 @@ def test_a_row_moves_towards_the_feature_and_others_stay():
     np.testing.assert_allclose(numpy(table.rows)[:4], expected, atol=1e-6)
 
 
+def test_a_feature_that_is_not_finite_is_not_stored():
+    table = FeatureTable()
+    table.build((4, 2))
+    before = np.array(numpy(table.rows))
+    table.average(np.int32([0, 1]), np.float32([[np.nan, 0], [np.inf, 1]]), 0.5)
+    np.testing.assert_array_equal(numpy(table.rows), before)
+
+
 def test_the_default_layers_are_those_before_the_last_one_with_weights():
     inputs = keras.Input((FEATURES,))
     x = keras.layers.Dense(8, activation="relu", name="hidden")(inputs)
@@ -152,7 +160,7 @@ def test_a_contrast_and_a_temperature_of_prokt_are_rejected_together():
 
 
 def test_a_low_temperature_gives_a_finite_loss():
-    model = compiled(made(temperature=0.005))
+    model = compiled(made(temperature=0.002, size=128))
     history = model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert all(np.isfinite(weight).all() for weight in model.get_weights())

@@ -88,9 +88,9 @@ class TinyBERT(Distillation):
         teacher_inputs: Callable | None = None,
         name: str | None = None,
     ):
-        super().__init__(student, from_logits=True, name=name)
+        super().__init__(student, name=name)
         check_distillation(temperature)
-        set_teacher(self, Given, teacher, teacher_inputs, True)
+        set_teacher(self, Given, teacher, teacher_inputs, None)
         self.temperature = temperature
         if intermediate_epochs is not None:
             count("intermediate_epochs", intermediate_epochs, at_least=0)
@@ -168,4 +168,6 @@ def _mean_square(difference: Any, real: Any) -> Any:
     """The mean of squares per sample where `real` is 1, `[batch]`."""
     real = ops.broadcast_to(real, ops.shape(difference))
     axes = tuple(range(1, len(difference.shape)))
-    return ops.sum(real * ops.square(difference), axis=axes) / ops.sum(real, axis=axes)
+    total = ops.sum(real * ops.square(difference), axis=axes)
+    # A row of padding alone has no tokens, and adds 0.
+    return total / ops.maximum(ops.sum(real, axis=axes), 1.0)

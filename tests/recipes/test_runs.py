@@ -1,5 +1,6 @@
 import json
 import random
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -143,6 +144,26 @@ def test_methods_get_their_learning_rate_and_loss():
     loss = float(smooth.compute_loss(None, y, logits, training=False))
     log_p = logits - np.log(np.exp(logits).sum())
     assert loss == pytest.approx(-(0.95 * log_p[0, 0] + 0.05 * log_p[0, 1]), rel=1e-5)
+
+
+def test_a_teacher_that_is_trained_has_its_own_rate():
+    layers = keras.layers.Dense(4), keras.layers.Dense(3)
+    network = keras.Sequential([keras.Input((2,)), *layers])
+    sizes = {"num_samples": 4, "epochs": 1, "batch_size": 2}
+
+    def compiled(name, rate, **arguments):
+        model = METHODS[name].wrap(network, 4, **arguments)
+        teacher = arguments.get("teacher")
+        return runs.compiled(
+            model, METHODS[name], keras.optimizers.SGD, rate, **sizes, teacher=teacher
+        )
+
+    teacher = runs.teacher_of(
+        METHODS["prokt"], Path("unused"), 0, lambda: compiled("vanilla", 0.5), None
+    )
+    model = compiled("prokt", 0.25, teacher=teacher)
+    rates = [float(it.learning_rate) for it in (model.optimizer, model.teacher.optimizer)]
+    assert rates == [0.25, 0.5]
 
 
 def test_detection_is_measured_against_the_wrong_labels(tmp_path):

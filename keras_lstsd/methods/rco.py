@@ -113,7 +113,7 @@ def _weights_of(anchors: Sequence, teacher: keras.Model | None) -> tuple[keras.M
 
 def _loaded(path: str | Path, teacher: keras.Model | None) -> keras.Model:
     if str(path).endswith(".keras"):
-        return keras.models.load_model(path)
+        return keras.models.load_model(path, compile=False)
     if teacher is None:
         raise ValueError(
             f"A file of weights does not contain its network. Received: {str(path)!r}, "

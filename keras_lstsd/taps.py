@@ -113,10 +113,11 @@ def _check(network: keras.Model, names: list[str]) -> None:
             f"Features can be read from built networks only. Received: {network.name!r}, which "
             "does not know its inputs. Expected: `keras.Sequential([keras.Input((4,)), ...])`."
         )
+    wanted = f", for the layers {names}" if names else ""
     if not compat.is_functional(network):
         raise ValueError(
             "Features can be read from functional and sequential models only. "
-            f"Received: {type(network).__name__} with a `call` of its own. "
+            f"Received: {type(network).__name__} with a `call` of its own{wanted}. "
             "Expected: a network made by `keras.Sequential(...)` or `keras.Model(inputs, outputs)`."
         )
     layers = [layer.name for layer in network.layers]

@@ -11,6 +11,7 @@ from keras_lstsd.losses import SMALLEST
 from keras_lstsd.tables import (
     UNWRITTEN,
     add,
+    add_state,
     clamp_index,
     from_all_replicas,
     gather,
@@ -87,13 +88,12 @@ class ClassTable(keras.layers.Layer):
     def build(self, input_shape: tuple[int]) -> None:
         (self.num_classes,) = input_shape
         self.rows, self.sums = (
-            self.add_weight(
-                shape=(self.num_classes, width),
-                initializer=keras.initializers.Constant(value),
-                trainable=False,
-                autocast=False,
-                aggregation="only_first_replica",
-                name=weight,
+            add_state(
+                self,
+                (self.num_classes, width),
+                keras.initializers.Constant(value),
+                "float32",
+                weight,
             )
             # The last column of the sums counts samples.
             for weight, width, value in (

@@ -136,17 +136,18 @@ def before_head(network: keras.Model) -> str:
         ValueError: for a network that is not functional, and where no such layer is found.
     """
     _check(network, [])
-    names, head, before = {}, None, None
+    # The outputs themselves are kept too, as the id of a lost object is given again.
+    made, head, before = {}, None, None
 
     def call(layer, *args, **kwargs):
         nonlocal head, before
         if getattr(layer, "weights", None):
-            head, before = layer, names.get(id(args[0]))
+            head, (_, before) = layer, made.get(id(args[0]), (None, None))
         outputs = layer(*args, **kwargs)
-        names[id(outputs)] = getattr(layer, "name", None)
+        made[id(outputs)] = outputs, layer.name
         return outputs
 
-    kept = _traced(network, call)
+    _traced(network, call)
     if isinstance(head, keras.Model):
         return f"{head.name}/{before_head(head)}"
     if before is None:
@@ -156,5 +157,4 @@ def before_head(network: keras.Model) -> str:
             "layers to compare, as in `Contrast(student_layer='...', teacher_layer='...')` and "
             "`keras.distillation.FeatureDistillation('mse', '...', '...')`."
         )
-    del kept
     return before

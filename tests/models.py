@@ -35,7 +35,7 @@ ALIKE = ("tolerant_teacher", "ps_kd", "elr", "stored_teacher", "rco", "feature_m
 
 
 def marked(names):
-    """Names of methods as parameters of a test, of which those in `ALIKE` are slow."""
+    """Names of methods as parameters of a test. Methods that only differ in a formula are slow."""
     return [slow(name) if name in ALIKE else name for name in names]
 
 

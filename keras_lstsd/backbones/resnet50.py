@@ -19,8 +19,8 @@ def resnet50(
 ) -> keras.Model:
     """ResNet-50 whose first convolution is 3x3 with stride 1, without pooling.
 
-    Four stages of 3, 4, 6 and 3 blocks have a 1x1, a 3x3 (with the stride) and a 1x1 convolution
-    of f, f and 4f filters, f = 64, 128, 256, 512:
+    Four stages have 3, 4, 6 and 3 blocks, with f = 64, 128, 256 and 512. A block has a 1x1, a 3x3
+    (with the stride) and a 1x1 convolution, of f, f and 4f filters:
 
         y = relu(shortcut(x) + bn(conv1x1(relu(bn(conv3x3(relu(bn(conv1x1(x)))))))))
 

@@ -8,18 +8,24 @@ from tests.backbones.forward import Forward, trainable
 IMAGES = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
 
 
-def test_network_equals_the_papers_formula():
-    network = cifar_resnet(8, num_classes=5, input_shape=(8, 12, 3))
-    forward = Forward(network)
+def features(forward, shortcut):
+    """What the last layer of a ResNet-8 takes; `shortcut(x, name, stride)` is that of a block."""
     x = forward.bn_relu(forward.conv(IMAGES, "stem"), "stem")
     for stage, stride in ((1, 1), (2, 2), (3, 2)):
         name = f"stage{stage}_block1"
         y = forward.bn_relu(forward.conv(x, f"{name}_conv1", stride), f"{name}_conv1")
         y = forward.bn(forward.conv(y, f"{name}_conv2"), f"{name}_conv2")
-        shortcut = x[:, ::stride, ::stride]
-        if stride == 2:
-            shortcut = np.concatenate([shortcut, np.zeros_like(shortcut)], -1)
-        x = np.maximum(y + shortcut, 0)
+        x = np.maximum(y + shortcut(x, f"{name}_shortcut", stride), 0)
+    return x
+
+
+def test_network_equals_the_papers_formula():
+    def shortcut(x, name, stride):
+        x = x[:, ::stride, ::stride]
+        return np.concatenate([x, np.zeros_like(x)], -1) if stride == 2 else x
+
+    forward = Forward(cifar_resnet(8, num_classes=5, input_shape=(8, 12, 3)))
+    x = features(forward, shortcut)
     assert x.shape == (2, 2, 3, 64)
     forward.check(IMAGES, forward.logits(x))
 
@@ -59,13 +65,7 @@ def test_projections_and_filters_equal_the_formula():
         8, num_classes=5, input_shape=(8, 12, 3), filters=(4, 8, 16, 32), projections=True
     )
     forward = Forward(network)
-    x = forward.bn_relu(forward.conv(IMAGES, "stem"), "stem")
-    for stage, stride in ((1, 1), (2, 2), (3, 2)):
-        name = f"stage{stage}_block1"
-        y = forward.bn_relu(forward.conv(x, f"{name}_conv1", stride), f"{name}_conv1")
-        y = forward.bn(forward.conv(y, f"{name}_conv2"), f"{name}_conv2")
-        x = forward.bn(forward.conv(x, f"{name}_shortcut", stride), f"{name}_shortcut")
-        x = np.maximum(x + y, 0)
+    x = features(forward, lambda x, name, stride: forward.bn(forward.conv(x, name, stride), name))
     assert x.shape == (2, 2, 3, 32)
     forward.check(IMAGES, forward.logits(x))
 

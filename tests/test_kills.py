@@ -23,7 +23,7 @@ from tests.kills import (
     train_chain,
     two_folders,
 )
-from tests.models import NAMES
+from tests.models import CHOSEN, NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ KILLS = int(os.environ.get("KERAS_LSTSD_KILLS", 0))
 if KILLS:
     RUNS = [(name, jit) for name in METHODS for jit in ("auto", True)]
 elif on_tensorflow:
-    RUNS = [(name, ("auto", True)[number % 2]) for number, name in enumerate(NAMES)]
+    RUNS = [(name, True if name in CHOSEN else "auto") for name in NAMES]
 else:
     RUNS = [("lstsd", "auto")]
 

@@ -7,8 +7,10 @@ from keras import layers
 
 from recipes.methods import METHODS
 from tests.models import (
+    CHOSEN,
     CLASSES,
     EPOCHS,
+    NAMES,
     X,
     Y,
     assert_same,
@@ -113,8 +115,11 @@ def test_two_replicas_follow_one_device(name, two_replicas):
     assert_same(single, double, atol=1e-4)
 
 
-@chosen
-@pytest.mark.parametrize("jit_compile", ["auto", slow(True)])
+@pytest.mark.parametrize(
+    ("name", "jit_compile"),
+    [(name, "auto") if name in CHOSEN else slow(name, "auto") for name in NAMES]
+    + [slow(name, True) for name in CHOSEN],
+)
 def test_nothing_is_traced_again_after_the_first_epoch(name, jit_compile):
     """Neither at boundaries, nor in a later `fit`: one program runs in all epochs."""
     model = compiled(name, jit_compile=jit_compile)

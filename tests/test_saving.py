@@ -1,5 +1,6 @@
 """Backups, atomic files and the run fingerprint."""
 
+import contextlib
 import json
 import resource
 import shutil
@@ -221,39 +222,37 @@ def test_a_folder_that_cannot_be_written_is_reported_before_training(tmp_path):
         trained(tmp_path / "file/backup", 1)
 
 
-@pytest.fixture
-def full_disk():
-    """Files longer than some bytes cannot be written, as on a full disk."""
+@contextlib.contextmanager
+def full_disk(room):
+    """Files longer than so many bytes cannot be written, the log of pytest included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(room):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("room", [0, 3000, 12_000])
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
-def test_a_full_disk_leaves_the_old_file_intact(tmp_path, full_disk, name, room):
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path, name, room):
     model, _ = trained(tmp_path / "backup", 2)
     save = model.save if name.endswith(".keras") else model.save_weights
     save(tmp_path / name)
     before = (tmp_path / name).read_bytes()
-    full_disk(room)
-    with pytest.raises(OSError, match=f"{name} could not be written.*the old file is intact"):
+    with (
+        pytest.raises(OSError, match=f"{name} could not be written.*the old file is intact"),
+        full_disk(room),
+    ):
         save(tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
 
 
-def test_a_run_that_a_full_disk_stopped_is_resumed(tmp_path, full_disk):
+def test_a_run_that_a_full_disk_stopped_is_resumed(tmp_path):
     trained(tmp_path / "backup", 2)
-    room, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    full_disk(3000)
-    with pytest.raises(OSError, match=r"latest\.weights\.h5"):
+    with pytest.raises(OSError, match=r"latest\.weights\.h5"), full_disk(3000):
         trained(tmp_path / "backup", 4)
-    full_disk(room)
     assert_resumes(tmp_path / "backup", epochs_left=[2, 3])
 
 

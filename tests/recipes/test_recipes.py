@@ -133,8 +133,9 @@ ALL_KILLS = list(itertools.product(METHODS, ("nojit_compile", "jit_compile")))
 )
 def test_glue_with_bert_resumes_after_a_kill_with_the_same_bits(tmp_path, glue_folder, method, xla):
     """It also writes predictions for GLUE's server and students for serving."""
-    flags = ("--network=bert", "--sequence_length=32", "--submit", "--export", f"--{xla}")
-    flags += (f"--data_dir={glue_folder}", f"--method={method}", "--seeds=1", "--epochs=9")
+    flags = ("--network=bert", "--sequence_length=16", "--submit", "--export", f"--{xla}")
+    flags += (f"--data_dir={glue_folder}", f"--method={method}", "--seeds=1", "--epochs=4")
+    flags += ("--mini_generation_epochs=1",)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     result = start("glue", *flags, f"--output_dir={whole}")
     assert "80 texts tokenized" in result.stderr

@@ -141,7 +141,7 @@ def step(methods: Sequence[str]) -> Rows:
         if 2 * executed > student.steps or student.turn < min(executed, 8):
             continue  # Long steps gain nothing from executions of several steps.
         x, y = student.data(student.steps)
-        options_of_all = {"num_samples": len(x), "xla": xla, "steps_per_execution": executed}
+        options_of_all = {"num_samples": len(y), "xla": xla, "steps_per_execution": executed}
         builds = [
             partial(trainable, student, method, **options_of_all) for method in ("plain", *methods)
         ]
@@ -180,7 +180,7 @@ def first_step_seconds(student: Student, method: str, xla: bool) -> float:
     keras.backend.clear_session()
     gc.collect()
     x, y = student.data(1)
-    return fit_seconds(trainable(student, method, len(x), xla), x, y, batch_size=len(x))
+    return fit_seconds(trainable(student, method, len(y), xla), x, y, batch_size=len(y))
 
 
 def compile_time(methods: Sequence[str]) -> Rows:
@@ -259,7 +259,7 @@ SETTINGS = (STUDENT, METHOD, XLA, STEPS_PER_EXECUTION, TABLE_SAMPLES, ROUNDS, BU
 
 def main(argv):
     options.check_command(argv)
-    methods = options.names("method", METHOD.value, [*METHODS, "plain", "distiller"])
+    methods = options.names("method", METHOD.value, [*METHODS, "plain", "distiller", "tiny_bert"])
     folder = Path(OUTPUT_DIR.value) / f"{WHAT.value}-{keras.backend.backend()}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = iter(MEASUREMENTS[WHAT.value](methods))

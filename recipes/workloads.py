@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstsd import outputs
-from keras_lstsd.backbones import cifar_resnet, text_cnn
+from keras_lstsd import TinyBERT, outputs
+from keras_lstsd.backbones import bert, cifar_resnet, text_cnn
 from recipes.methods import METHODS
 
 
@@ -37,6 +37,14 @@ def encoder(length: int, words: int, layers: int = 12, width: int = 768) -> kera
     return keras.Model(ids, keras.layers.Dense(2, "softmax")(x[:, 0]))
 
 
+def small_bert() -> keras.Model:
+    """KerasHub's BERT of 4 layers, 256 wide, with random weights; takes token ids in `fit`."""
+    *_, pieces = generated_pairs(1)
+    network = bert(2, vocabulary=pieces, size="mini")
+    network.preprocessor = None
+    return network
+
+
 @dataclass(frozen=True)
 class Student:
     """A network with random data for it."""
@@ -51,8 +59,10 @@ class Student:
     """Timed steps in a row: enough to fill the caches, too few for the machine to change."""
     words: int | None = None
     """Inputs are word numbers below this one; None for real inputs."""
+    pairs: bool = False
+    """Whether the words are those of two texts, as BERT takes them."""
 
-    def data(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    def data(self, steps: int) -> tuple[Any, np.ndarray]:
         """Random inputs and one-hot labels for some steps."""
         draw = np.random.default_rng(0)
         shape = (steps * self.batch_size, *self.input_shape)
@@ -60,7 +70,11 @@ class Student:
             x = draw.integers(0, self.words, shape, np.int32)
         else:
             x = draw.standard_normal(shape, "float32")
-        return x, keras.utils.to_categorical(draw.integers(0, self.classes, len(x)), self.classes)
+        y = keras.utils.to_categorical(draw.integers(0, self.classes, len(x)), self.classes)
+        if self.pairs:
+            second = np.broadcast_to(np.arange(shape[1]) >= shape[1] // 2, shape).astype("int32")
+            x = {"token_ids": x, "segment_ids": second, "padding_mask": np.ones_like(x)}
+        return x, y
 
 
 STUDENTS = {
@@ -75,6 +89,7 @@ STUDENTS = {
         partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=128, turn=1
     ),
     "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, turn=1, words=30_000),
+    "bert": Student(small_bert, (64,), 2, 8, steps=64, turn=2, words=5000, pairs=True),
 }
 
 
@@ -85,8 +100,8 @@ def trainable(
 
     Args:
         student: the student.
-        method: a name in `METHODS`; `plain` is the student itself, `distiller` is Keras's
-            `Distiller`. Teachers are of the student's size.
+        method: a name in `METHODS`, or `tiny_bert`; `plain` is the student itself, `distiller` is
+            Keras's `Distiller`. Teachers are of the student's size.
         num_samples: the number of training samples.
         xla: whether steps are compiled with XLA.
         options: other arguments of `compile`.
@@ -99,6 +114,8 @@ def trainable(
             student=model,
             distillation_losses=keras.distillation.LogitsDistillation(temperature=2.0),
         )
+    elif method == "tiny_bert":
+        model = TinyBERT(model, student.build())
     elif method != "plain":
         entry = METHODS[method]
         # All teachers exist from the third epoch on.

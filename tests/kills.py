@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_lstsd import KnowledgeDistillation, TolerantTeacher, generations, saving
+from keras_lstsd import KnowledgeDistillation, TinyBERT, TolerantTeacher, generations, saving
 from keras_lstsd.data import CropAndFlip, SampleBatches
 from tests.models import made
 
@@ -206,6 +206,18 @@ def train_chain(folder: Path) -> None:
     (folder / "began").touch()
     students = generations.train(folder / "chain", make, fit, 2)
     np.savez(folder / "end.npz", *(weight for it in students for weight in it.get_weights()))
+
+
+def train_tiny_bert(folder: Path) -> None:
+    """Ten epochs of layers, then ten of predictions."""
+    from tests.methods.test_tiny_bert import INPUTS, Y, compiled, network
+
+    student, teacher = network(1, 4, seed=1), network(2, 8, seed=2)
+    model = compiled(TinyBERT(student, teacher, intermediate_epochs=10), 0.01)
+    backup = keras.callbacks.BackupAndRestore(folder / "backup", double_checkpoint=True)
+    (folder / "began").touch()
+    model.fit(INPUTS, Y, batch_size=2, epochs=20, verbose=0, callbacks=[backup])
+    np.savez(folder / "end.npz", *model.get_weights())
 
 
 def start(*arguments, target: Callable = train) -> multiprocessing.Process:

@@ -21,6 +21,7 @@ from tests.kills import (
     killed_after,
     start,
     train_chain,
+    train_tiny_bert,
     two_folders,
 )
 from tests.models import CHOSEN, NAMES
@@ -53,17 +54,20 @@ def test_a_stored_teacher_that_is_killed_while_it_is_asked_is_asked_again(part, 
     assert_same_end(whole, resumed)
 
 
-def test_a_chain_that_is_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize(
+    "train", [train_chain, pytest.param(train_tiny_bert, marks=pytest.mark.tensorflow)]
+)
+def test_a_training_of_two_stages_killed_at_random_ends_as_an_uninterrupted_one(train, tmp_path):
     whole, resumed = two_folders(tmp_path)
     began = time.monotonic()
-    finish(whole, target=train_chain)
+    finish(whole, target=train)
     duration = time.monotonic() - began
     draw = np.random.default_rng(KILLS)
     count = 0
     for _ in range(KILLS or 4):
         (resumed / "began").unlink(missing_ok=True)
-        process = start(resumed, target=train_chain)
+        process = start(resumed, target=train)
         count += killed_after(draw.uniform(0, duration / 2), process, resumed)
-    finish(resumed, target=train_chain)
+    finish(resumed, target=train)
     assert count > 0
     assert_same_end(whole, resumed)

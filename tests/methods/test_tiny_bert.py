@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras_hub")
-pytestmark = pytest.mark.tensorflow  # Texts are tokenized by TensorFlow.
 
-from keras_hub import models  # noqa: E402
 
-from keras_lstsd import TinyBERT  # noqa: E402
-from keras_lstsd.backbones import bert_of_layers  # noqa: E402
-from tests.models import slow  # noqa: E402
-from tests.oracles.tiny_bert import (  # noqa: E402
+from keras_hub import models
+
+from keras_lstsd import TinyBERT
+from keras_lstsd.backbones import bert_of_layers
+from tests.models import slow
+from tests.oracles.tiny_bert import (
     loss_of_predictions,
     losses_of_layers,
 )

@@ -22,11 +22,18 @@ def measured(tmp_path, what, *flags):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["step", "compile", "boundary"])
-def test_a_table_has_a_row_for_each_setting(what, tmp_path):
-    flags = ("--student=mlp", "--method=lstsd,distiller", "--steps_per_execution=2", "--xla=off")
+@pytest.mark.parametrize(
+    ("what", "student", "methods", "first"),
+    [
+        ("step", "mlp", "lstsd,distiller", "mlp"),
+        ("compile", "bert", "tiny_bert", "bert"),
+        ("boundary", "mlp", "lstsd", "lstsd"),
+    ],
+)
+def test_a_table_has_a_row_for_each_setting(what, student, methods, first, tmp_path):
+    flags = (f"--student={student}", f"--method={methods}", "--steps_per_execution=2", "--xla=off")
     (row,), _ = measured(tmp_path, what, *flags)
-    assert row[0] == ("lstsd" if what == "boundary" else "mlp")
+    assert row[0] == first
 
 
 @pytest.mark.slow

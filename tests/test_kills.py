@@ -1,7 +1,7 @@
 """A training that is killed anywhere and started again ends as an uninterrupted one.
 
-`KERAS_LSTSD_KILLS=5 pytest -m slow tests/test_kills.py` kills five times each method with and
-without XLA; without that variable each method is killed twice.
+`KERAS_LSTSD_KILLS=5 pytest -m slow tests/test_kills.py` kills each method five times, variants
+that differ in settings included; without that variable each method is killed twice.
 """
 
 import os
@@ -29,12 +29,8 @@ from tests.models import CHOSEN, NAMES
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KERAS_LSTSD_KILLS", 0))
-if KILLS:
-    RUNS = [(name, jit) for name in METHODS for jit in ("auto", True)]
-elif on_tensorflow:
-    RUNS = [(name, True if name in CHOSEN else "auto") for name in NAMES]
-else:
-    RUNS = [("lstsd", "auto")]
+TRAINED = METHODS if KILLS else NAMES if on_tensorflow else ["lstsd"]
+RUNS = [(name, True if on_tensorflow and name in CHOSEN else "auto") for name in TRAINED]
 
 
 @pytest.mark.parametrize(("name", "jit_compile"), RUNS)

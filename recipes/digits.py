@@ -6,8 +6,8 @@ Trains a perceptron (64-256-256-10) on 900 real 8x8 digits, 40 % of them with a 
 score is the accuracy on 897 clean test digits after the last epoch; no test image is used before.
 For a seed, all methods have the same wrong labels, initial weights and batches.
 
-On 2 CPU cores, 5 seeds take about a minute (`--method=all`: 7 minutes). Scores:
-`recipes/results/wrong_labels.md`.
+On 2 CPU cores, 5 seeds take about a minute (`--method=all`: 30 minutes). Scores:
+`recipes/results/digits.md`.
 """
 
 from functools import partial

@@ -37,10 +37,17 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; `pytest -m slow` runs these tests")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if "tensorflow" in item.keywords and not on_tensorflow:
+    for item in items if not on_tensorflow else ():
+        if "tensorflow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs Keras's TensorFlow backend"))
+        # A step that JAX does not compile as a whole takes longer: each operation is compiled.
+        jit_compile = item.callspec.params.get("jit_compile") if hasattr(item, "callspec") else None
+        if jit_compile is False:
+            item.add_marker("slow")
+        elif jit_compile is True:
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
     # The longest one first; all others run beside it.
     items.sort(key=lambda item: item.path.name != "test_jax.py")
 

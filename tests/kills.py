@@ -156,7 +156,7 @@ def train(
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
         jit_compile=jit_compile,
     )
     backup = Backup(folder, kill, dict(lines))

@@ -19,7 +19,7 @@ def student(last="softmax"):
 
 
 def compiled(model, **options):
-    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | options
+    options = {"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"} | options
     model.compile(**options)
     return model
 

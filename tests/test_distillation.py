@@ -37,7 +37,7 @@ def student(last="softmax", units=CLASSES, dropout=0.2):
 
 
 def compiled(model, **options):
-    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | options
+    options = {"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"} | options
     model.compile(**options)
     return model
 

@@ -165,8 +165,8 @@ def trained(case, jit_compile, name=None, weight=0.0):
         model.compile(
             keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),
             keras.losses.SparseCategoricalCrossentropy(from_logits=bool(from_logits)),
-            metrics=["accuracy"],
-            weighted_metrics=["accuracy"],
+            metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy("weighted_accuracy")],
             jit_compile=jit_compile,
         )
         history = model.fit(x, Y, batch_size=7, epochs=3, shuffle=False, verbose=0, **options)

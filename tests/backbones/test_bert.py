@@ -136,7 +136,8 @@ def trained(name, multiple, epochs=4, **options):
     x = tokens.encode(student.preprocessor, FIRST, SECOND)
     model = made(name, student, len(LABELS))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.5), loss, metrics=["accuracy"], **options)
+    metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
+    model.compile(keras.optimizers.SGD(0.5), loss, metrics=metrics, **options)
     batches = TokenBatches(x, LABELS, multiple=multiple, batch_size=7)
     return model, x, model.fit(batches, epochs=epochs, verbose=0).history
 

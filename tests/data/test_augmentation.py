@@ -269,7 +269,7 @@ METHODS = {
 
 @pytest.mark.parametrize(
     "name",
-    ["lstsd", "dups", "snapshot_ensemble"]
+    ["lstsd"]
     if ON_JAX
     else [
         name if name in CHOSEN else pytest.param(name, marks=pytest.mark.slow) for name in METHODS

@@ -62,7 +62,9 @@ def text(count: int, rounds: int) -> Rows:
     student = bert(2, vocabulary=pieces)
     encode = partial(tokens.encode, student.preprocessor, first, second)
     x, y = encode(), keras.utils.to_categorical(np.arange(count) % 2)
-    cut, padded = (TokenBatches(x, y, multiple=multiple, batch_size=64) for multiple in (16, None))
+    like = TokenBatches(x, y, batch_size=64)
+    cut = TokenBatches(x, y, pool=1, batch_size=64)
+    padded = TokenBatches(x, y, lengths=None, batch_size=64)
     model = Distillation(student)
     model.compile(keras.optimizers.Adam(5e-5), keras.losses.CategoricalCrossentropy(True))
 
@@ -73,18 +75,19 @@ def text(count: int, rounds: int) -> Rows:
 
     figures = in_turn(
         {
+            "training, like lengths": partial(pairs_per_second, model.fit, like, verbose=0),
             "training, batches cut": partial(pairs_per_second, model.fit, cut, verbose=0),
             "training, batches padded": partial(pairs_per_second, model.fit, padded, verbose=0),
             "tokenizing": partial(pairs_per_second, encode),
-            "batches cut, alone": partial(rate, cut.tf_dataset),
+            "like lengths, alone": partial(rate, like.tf_dataset),
             "batches padded, alone": partial(rate, padded.tf_dataset),
         },
         rounds,
     )
-    trained = figures["training, batches cut"]
+    trained = figures["training, like lengths"]
     yield ["what", "pairs/s, median", "range", "ratio to training", "padding"]
     for name, values in figures.items():
-        batches = padded if "padded" in name else cut
+        batches = padded if "padded" in name else cut if "cut" in name else like
         padding = "" if name == "tokenizing" else f"{100 * batches.padding_share():.0f} %"
         cells = [name, *median_and_range(values), ratios(values, trained), padding]
         yield cells, {"pairs/s": values}

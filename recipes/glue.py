@@ -20,8 +20,8 @@ predictions; in `tiny_bert_prokt` ProKT is the second half.
 BERT needs the extra `text`. `--bert` is a folder with weights in the layout of Hugging Face or of
 Google, or the name of a preset, which is downloaded. Without it, training starts from a small
 network with random weights (`--bert_size`). Its vocabulary has the word pieces of `--vocabulary`,
-or the words of the training sentences. Texts are tokenized once per task. Batches are cut to their
-longest text, or padded to --sequence_length with --nodynamic_length.
+or the words of the training sentences. Texts are tokenized once per task. Batches have texts of
+like lengths, or are padded to --sequence_length with --nodynamic_length.
 
 On 2 CPU cores with JAX, a run of 50 epochs of the CNN takes 20 to 24 s. Six methods, five seeds
 and the tasks RTE, MRPC and CoLA take 35 minutes. The convolutions take most of this time: 0.6
@@ -77,7 +77,7 @@ BERT_SIZE = flags.DEFINE_enum(
 VOCABULARY = flags.DEFINE_string("vocabulary", None, "BERT: file with one word piece per line.")
 SEQUENCE_LENGTH = flags.DEFINE_integer("sequence_length", 128, "BERT: most tokens of a text.", 8)
 DYNAMIC_LENGTH = flags.DEFINE_bool(
-    "dynamic_length", True, "BERT: cuts batches to their longest text, in multiples of 16."
+    "dynamic_length", True, "BERT: batches of texts of like lengths, in 16 lengths."
 )
 SUBMIT = flags.DEFINE_bool("submit", False, "Writes predictions of the test split for GLUE.")
 EXPORT = flags.DEFINE_bool("export", False, "Writes each trained student for serving.")

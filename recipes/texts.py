@@ -68,8 +68,8 @@ class Pieces:
         return x
 
     def batches(self, x: dict, y: np.ndarray) -> TokenBatches:
-        multiple = 16 if self.settings["dynamic_length"] else None
-        batches = TokenBatches(x, y, multiple=multiple, batch_size=self.settings["batch_size"])
+        lengths = 16 if self.settings["dynamic_length"] else None
+        batches = TokenBatches(x, y, lengths=lengths, batch_size=self.settings["batch_size"])
         padded = 100 * (1 - x["padding_mask"].mean())
         runs.progress(
             f"{self.task}: {100 * batches.padding_share():.1f} % of the positions in training are "

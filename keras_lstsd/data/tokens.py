@@ -1,4 +1,4 @@
-"""Token ids of texts: tokenised once, stored, and cut to the longest text of each batch."""
+"""Token ids of texts: tokenised once, stored, and batched by their lengths."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lstsd.checks import count
 from keras_lstsd.data.batches import SampleBatches
+from keras_lstsd.data.order import sample_order
 
 
 def encode(
@@ -44,20 +46,29 @@ def encode(
 
 
 class TokenBatches(SampleBatches):
-    """`SampleBatches` of token ids, each batch cut to the length of its longest text.
+    """`SampleBatches` of token ids: batches of texts of like lengths, without most of the padding.
 
-    A padding token costs as much as a word. XLA compiles the step for each length, so lengths
-    are rounded up.
+    A padding token costs as much as a word. XLA compiles the step for each length of a batch, so
+    there are few lengths. They are those that need the least padding if each text is padded to the
+    next one:
+
+        min over l_1 < ... < l_K of sum over texts of min {l_k : l_k >= length of the text}
+
+    With `shuffle=True` an epoch shuffles the texts, sorts each pool of texts by these lengths,
+    cuts the pools into batches and shuffles the batches. Texts of one length stay in random order.
+    The order depends on (seed, epoch) only.
 
     Args:
         x: dict of arrays `[samples, sequence_length]`, as `encode` returns it, including
             `"padding_mask"`, with padding on the right.
         y: array of labels, one row per sample.
-        multiple: lengths are rounded up to a multiple of this; None keeps the full length.
+        lengths: K, how many lengths batches have. None keeps the full length.
+        pool: batches that are sorted together; 1 draws each batch from all texts.
         options: further arguments of `SampleBatches`.
 
     Raises:
-        ValueError: when x is not such a dict, and where `SampleBatches` raises it.
+        ValueError: when x is not such a dict, for numbers below 1, and where `SampleBatches`
+            raises it.
 
     Example:
         >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"]
@@ -65,32 +76,54 @@ class TokenBatches(SampleBatches):
         >>> x = keras_lstsd.data.tokens.encode(student.preprocessor, ["Cats", "a cat"])
         >>> batches = keras_lstsd.data.TokenBatches(x, np.array([0, 1]), batch_size=2)
         >>> batches[0][0]["inputs"]["token_ids"].shape, batches.padding_share()
-        # (2, 16), 0.75
+        # (2, 4), 0.0
     """
 
-    def __init__(self, x: dict, y: Any, *, multiple: int | None = 16, **options: Any):
+    def __init__(
+        self, x: dict, y: Any, *, lengths: int | None = 16, pool: int = 50, **options: Any
+    ):
         if not isinstance(x, dict) or "padding_mask" not in x:
             raise ValueError(
                 "`x` has no padding mask, which holds the lengths of the texts. "
                 f"Received: {sorted(x) if isinstance(x, dict) else type(x).__name__}. Expected: "
                 "a dict with 'padding_mask'; write `x = keras_lstsd.data.tokens.encode(...)`."
             )
-        self.multiple = multiple
+        self.pool = count("pool", pool)
+        mask = np.asarray(x["padding_mask"])
+        self.tokens = mask.sum(-1, dtype=np.int32)
+        chosen = np.array([mask.shape[1]])
+        if lengths is not None:
+            chosen = best_lengths(self.tokens, count("lengths", lengths))
+        self.lengths = chosen.astype(np.int32)
         super().__init__(x, y, **options)
 
     def padding_share(self) -> float:
         """The share of padding among all positions of the current epoch's batches."""
-        lengths = self.inputs["padding_mask"].sum(-1)[self.epoch_order()]
+        lengths = self.tokens[self.epoch_order()]
         parts = np.split(lengths, range(self.batch_size, len(lengths), self.batch_size))
-        positions = sum(len(part) * int(self._length(part.max(), np)) for part in parts)
-        return 1 - float(lengths.sum()) / positions
+        positions = sum(len(part) * self._length(part.max(), np) for part in parts)
+        return float(1 - lengths.sum() / positions)
 
     def _length(self, longest: Any, numpy: Any) -> Any:
         """The length of a batch whose longest text has `longest` tokens."""
-        width = self.inputs["padding_mask"].shape[1]
-        if self.multiple is None:
-            return width
-        return numpy.minimum(-(-longest // self.multiple) * self.multiple, width)
+        return numpy.take(self.lengths, numpy.sum(self.lengths < longest))
+
+    def _pass_order(self, number: int) -> np.ndarray:
+        order = super()._pass_order(number)
+        if self.shuffle is not True or len(self.lengths) == 1 or self.pool == 1:
+            return order
+        place = np.searchsorted(self.lengths, self.tokens)
+        size = self.pool * self.batch_size
+        order = np.concatenate(
+            [
+                rows[np.argsort(place[rows], kind="stable")]
+                for rows in np.split(order, range(size, len(order), size))
+            ]
+        )
+        full = len(order) // self.batch_size
+        batches = order[: full * self.batch_size].reshape(full, self.batch_size)
+        shuffled = batches[sample_order(self._seed, number, full)]
+        return np.concatenate([shuffled.ravel(), order[batches.size :]])
 
     def _batch(self, sources: tuple, rows: Any, draws: Any, take: Any, numpy: Any) -> tuple:
         x, *labels = super()._batch(sources, rows, draws, take, numpy)
@@ -98,3 +131,34 @@ class TokenBatches(SampleBatches):
         length = self._length(longest, numpy)
         x["inputs"] = keras.tree.map_structure(lambda ids: ids[:, :length], x["inputs"])
         return x, *labels
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"lengths": self.lengths.tolist(), "pool": self.pool}
+
+
+def best_lengths(tokens: np.ndarray, number: int) -> np.ndarray:
+    """The lengths of batches that need the least padding, ascending; the last is the longest text.
+
+    Args:
+        tokens: the length of each text, `[texts]`.
+        number: how many lengths, at most.
+
+    Example:
+        >>> keras_lstsd.data.tokens.best_lengths(np.array([2, 2, 3, 9, 9]), 2)
+        # [3, 9]
+    """
+    values, counts = np.unique(tokens, return_counts=True)
+    before = np.concatenate([[0], counts.cumsum()])
+    # Positions of the texts of values i to j, padded to value j.
+    positions = np.triu(values * (before[1:] - before[:-1, None]).astype(float))
+    positions[np.tril_indices(len(values), -1)] = np.inf
+    # Dynamic programming over the number of lengths; `first` has the best i of the last one.
+    least, firsts = positions[0], []
+    for _ in range(min(number, len(values)) - 1):
+        totals = np.concatenate([[np.inf], least[:-1]])[:, None] + positions
+        firsts.append(totals.argmin(0))
+        least = totals.min(0)
+    ends = [len(values) - 1]
+    for first in reversed(firsts):
+        ends.append(first[ends[-1]] - 1)
+    return values[ends[::-1]]

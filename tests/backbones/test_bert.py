@@ -130,7 +130,7 @@ def small(dropout=0.0):
     )
 
 
-def trained(name, multiple, epochs=4, **options):
+def trained(name, lengths, epochs=4, **options):
     keras.utils.set_random_seed(3)
     student = small()
     x = tokens.encode(student.preprocessor, FIRST, SECOND)
@@ -138,7 +138,7 @@ def trained(name, multiple, epochs=4, **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
     model.compile(keras.optimizers.SGD(0.5), loss, metrics=metrics, **options)
-    batches = TokenBatches(x, LABELS, multiple=multiple, batch_size=7)
+    batches = TokenBatches(x, LABELS, lengths=lengths, pool=1, batch_size=7)
     return model, x, model.fit(batches, epochs=epochs, verbose=0).history
 
 
@@ -146,11 +146,11 @@ def trained(name, multiple, epochs=4, **options):
     "name", ["lstsd", *map(slow, ("mean_teacher", "dups", "knowledge_distillation", "prokt"))]
 )
 def test_padding_and_compiling_do_not_change_a_method(name):
-    """Compares batches cut to 8 or 16 tokens with all 40 tokens, run eagerly or with XLA."""
+    """Compares batches cut to their texts with all 40 tokens, run eagerly or with XLA."""
     xla = name in ("lstsd", "mean_teacher", "dups")
-    cut, _, logs = trained(name, multiple=8)
+    cut, _, logs = trained(name, lengths=2)
     options = {"jit_compile": True} if xla else {"run_eagerly": True}
-    padded, _, padded_logs = trained(name, multiple=None, **options)
+    padded, _, padded_logs = trained(name, lengths=None, **options)
     for log in logs:
         np.testing.assert_allclose(logs[log], padded_logs[log], atol=1e-4, err_msg=log)
     for first, second in zip(cut.get_weights(), padded.get_weights(), strict=True):
@@ -163,7 +163,7 @@ def test_exported_preprocessor_makes_the_inputs_of_the_served_model(tmp_path):
     import tensorflow as tf
     from keras_hub import models
 
-    model, x, _ = trained("lstsd", multiple=8, epochs=2)
+    model, x, _ = trained("lstsd", lengths=2, epochs=2)
     expected = model.predict(x, verbose=0)
     model.export(tmp_path / "serving", verbose=False)
     # A client has the exported folder only.
@@ -187,7 +187,7 @@ def test_exported_preprocessor_makes_the_inputs_of_the_served_model(tmp_path):
 
 
 def test_saved_student_takes_texts(tmp_path):
-    model, x, _ = trained("vanilla", multiple=None, epochs=1)
+    model, x, _ = trained("vanilla", lengths=None, epochs=1)
     model.student.save(tmp_path / "student.keras")
     student = keras.saving.load_model(tmp_path / "student.keras")
     pair = np.array(FIRST), np.array(SECOND)

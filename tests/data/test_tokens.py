@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -43,12 +45,12 @@ def inputs(lengths, width=10):
 
 
 @pytest.mark.parametrize(
-    ("multiple", "widths", "padding"),
-    [(None, [10, 10, 10], 34 / 50), (1, [4, 5, 1], 3 / 19), (4, [4, 8, 4], 12 / 28)],
+    ("lengths", "widths", "padding"),
+    [(None, [10, 10, 10], 34 / 50), (4, [4, 5, 1], 3 / 19), (2, [5, 5, 3], 7 / 23)],
 )
-def test_batches_are_cut_to_their_longest_text(multiple, widths, padding):
+def test_batches_are_cut_to_their_longest_text(lengths, widths, padding):
     x = inputs([4, 3, 3, 5, 1])
-    batches = TokenBatches(x, np.arange(5), multiple=multiple, batch_size=2, shuffle=False)
+    batches = TokenBatches(x, np.arange(5), lengths=lengths, batch_size=2, shuffle=False)
     assert batches.padding_share() == pytest.approx(padding)
     for step, (found, labels) in enumerate(batches.tf_dataset().as_numpy_iterator()):
         rows = slice(2 * step, 2 * step + 2)
@@ -60,14 +62,64 @@ def test_batches_are_cut_to_their_longest_text(multiple, widths, padding):
             np.testing.assert_array_equal(ids, same["inputs"][name])
 
 
-def test_no_batch_is_longer_than_the_rows():
-    batches = TokenBatches(inputs([9, 2]), np.arange(2), batch_size=2)
-    assert batches[0][0]["inputs"]["token_ids"].shape == (2, 10)
+@pytest.mark.parametrize("number", [1, 2, 3, 9, 20])
+def test_the_lengths_need_the_least_padding(number):
+    lengths = np.random.default_rng(number).geometric(0.2, 30)
+    found = tokens.best_lengths(lengths, number)
+
+    def positions(chosen):
+        return sum(min(length for length in chosen if length >= one) for one in lengths)
+
+    values = sorted(set(lengths.tolist()))
+    choices = itertools.combinations(values[:-1], min(number, len(values)) - 1)
+    assert positions(found) == min(positions([*choice, values[-1]]) for choice in choices)
+    assert len(found) == min(number, len(values))
+    assert sorted(found.tolist()) == found.tolist()
+
+
+@pytest.mark.parametrize("pool", [2, 50])
+def test_an_epoch_has_each_text_once_in_batches_of_like_lengths(pool):
+    lengths = np.random.default_rng(0).integers(1, 11, 403)
+    batches, mixed = (
+        TokenBatches(inputs(lengths), np.arange(403), pool=number, batch_size=4, seed=1)
+        for number in (pool, 1)
+    )
+    orders = []
+    for epoch in (3, 4, 3):
+        batches.start_epoch(epoch)
+        mixed.start_epoch(epoch)
+        assert batches.padding_share() < mixed.padding_share() / (5 if pool == 50 else 1.2)
+        orders.append(batches.epoch_order())
+        np.testing.assert_array_equal(np.sort(orders[-1]), np.arange(403))
+        # The texts of a pool are those of the shuffled texts; then batches are shuffled.
+        rows = set(mixed.epoch_order()[: 4 * pool].tolist())
+        shuffled = orders[-1][:400].reshape(100, 4).tolist()
+        inside = [rows.issuperset(batch) for batch in shuffled]
+        assert sum(inside) == pool
+        assert not all(inside[:pool])
+    np.testing.assert_array_equal(orders[0], orders[2])
+    assert (orders[0] != orders[1]).mean() > 0.9
+
+
+def test_batches_of_other_lengths_have_another_fingerprint():
+    texts = inputs([3, 4, 5, 9])
+    prints = [
+        TokenBatches(texts, np.arange(4), batch_size=2, **options).fingerprint()
+        for options in ({}, {"lengths": 2}, {"pool": 7}, {"lengths": None})
+    ]
+    for first, second in itertools.combinations(prints, 2):
+        assert first != second
+
+
+@pytest.mark.parametrize("options", [{"lengths": 0}, {"pool": 0}, {"lengths": 2.5}])
+def test_numbers_that_cannot_be_are_rejected(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TokenBatches(inputs([3, 4]), np.arange(2), **options)
 
 
 def test_the_padding_share_is_that_of_the_shuffled_batches():
     lengths = np.random.default_rng(0).integers(1, 11, 23)
-    batches = TokenBatches(inputs(lengths), np.arange(23), multiple=2, batch_size=4, seed=1)
+    batches = TokenBatches(inputs(lengths), np.arange(23), lengths=4, batch_size=4, seed=1)
     batches.start_epoch(3)
     shapes = [batches[step][0]["inputs"]["token_ids"].shape for step in range(len(batches))]
     positions = sum(rows * width for rows, width in shapes)

@@ -7,13 +7,24 @@ import numpy as np
 import pytest
 
 from recipes.methods import METHODS
-from tests.models import NAMES, SAMPLES, X, Y, assert_same, dense_student, made, marked
+from tests.models import (
+    ALIKE,
+    NAMES,
+    SAMPLES,
+    X,
+    Y,
+    assert_same,
+    dense_student,
+    made,
+    marked,
+    slow,
+)
 
 BATCH, EPOCHS = 8, 3
 STEPS = -(-SAMPLES // BATCH)
-WITHOUT_INDEX = marked(
+WITHOUT_INDEX = [
     name for name in NAMES if not METHODS[name].cls.needs_sample_index and name != "stored_teacher"
-)
+]
 BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
 
 
@@ -57,7 +68,8 @@ SOURCES = {
 def trained(name, *data, **options):
     keras.utils.set_random_seed(1)
     model = made(name, dense_student())
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[accuracy])
     history = model.fit(*data, epochs=EPOCHS, verbose=0, **options).history
     return model, history
 
@@ -68,10 +80,14 @@ def on_arrays(name):
 
 
 @pytest.mark.parametrize(
-    "source",
-    [pytest.param("dataset", marks=pytest.mark.tensorflow), *list(SOURCES)[1:]],
+    ("name", "source"),
+    [
+        pytest.param("mean_teacher", "dataset", marks=pytest.mark.tensorflow),
+        ("mean_teacher", "generator"),
+        ("mean_teacher", "py_dataset"),
+        *(slow(it, "with_index") if it in ALIKE else (it, "with_index") for it in WITHOUT_INDEX),
+    ],
 )
-@pytest.mark.parametrize("name", WITHOUT_INDEX)
 def test_any_source_trains_as_arrays_do(name, source):
     make, options = SOURCES[source]
     expected, logs = on_arrays(name)
@@ -80,7 +96,7 @@ def test_any_source_trains_as_arrays_do(name, source):
     assert_same(expected, model)
 
 
-@pytest.mark.parametrize("name", WITHOUT_INDEX)
+@pytest.mark.parametrize("name", marked(WITHOUT_INDEX))
 def test_methods_without_an_index_have_no_tables_of_samples(name):
     model, logs = on_arrays(name)
     assert model.sample_tables == {}

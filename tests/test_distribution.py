@@ -8,6 +8,7 @@ import pytest
 
 from keras_lstsd import LSTSD
 from keras_lstsd.data import SampleBatches
+from tests.models import slow
 
 pytestmark = pytest.mark.tensorflow
 
@@ -86,7 +87,7 @@ def test_out_of_range_indices_of_all_replicas_are_counted(two_replicas):
 
 
 @pytest.mark.parametrize(
-    "options", [{"on_device": True}, {"layers": [keras.layers.RandomBrightness(0.0)]}]
+    "options", [{"on_device": True}, slow({"layers": [keras.layers.RandomBrightness(0.0)]})]
 )
 def test_images_augmented_in_the_step_train_as_on_one_device(two_replicas, options):
     images = draw.integers(0, 256, (17, 4, 4, 3), "uint8")

@@ -23,7 +23,6 @@ from tests.models import (
     slow,
     trained,
 )
-from tests.settings import OFF
 
 
 @chosen
@@ -55,13 +54,6 @@ def test_two_runs_with_one_seed_are_equal_and_two_seeds_differ(name):
     assert_same(first, again)
     kernel, other_kernel = (model.student.get_weights()[0] for model in (first, other))
     assert np.abs(kernel - other_kernel).max() > 1e-3
-
-
-@every
-def test_without_guidance_the_student_is_that_of_plain_training(name):
-    plain, _ = shared("vanilla", seed=4)
-    off, _ = trained(name, seed=4, settings=OFF[name])
-    assert_same(plain.student, off.student)
 
 
 @chosen

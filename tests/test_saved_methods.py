@@ -46,7 +46,7 @@ def test_the_config_makes_an_equal_model(name):
     assert config.keys() >= method.arguments.keys()
 
 
-@every
+@chosen
 def test_a_model_saved_after_training_continues_equally(name, tmp_path):
     model, _ = trained(name)
     loaded = [saved_and_loaded(model, name, tmp_path / file) for file in FORMATS]

@@ -286,8 +286,9 @@ def test_anchors_are_models_or_files(tmp_path):
         RCO(student(), [networks[0], wide])
 
 
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("name", ["prokt", "knowledge_distillation"])
+@pytest.mark.parametrize(
+    ("name", "trained"), [("prokt", True), ("prokt", False), ("knowledge_distillation", True)]
+)
 def test_a_compiled_teacher_teaches_as_one_that_is_not(name, trained):
     """Its metrics belong to another training; those of Keras may not be built yet."""
     found = []

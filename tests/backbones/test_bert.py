@@ -16,7 +16,7 @@ from tests.backbones.bert_weights import (
     write_google,
     write_hugging_face,
 )
-from tests.models import guides, made, slow
+from tests.models import guides, made
 
 pytestmark = pytest.mark.tensorflow
 INPUTS = {
@@ -142,9 +142,8 @@ def trained(name, lengths, epochs=4, **options):
     return model, x, model.fit(batches, epochs=epochs, verbose=0).history
 
 
-@pytest.mark.parametrize(
-    "name", ["lstsd", *map(slow, ("mean_teacher", "dups", "knowledge_distillation", "prokt"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstsd", "mean_teacher", "dups", "knowledge_distillation"])
 def test_padding_and_compiling_do_not_change_a_method(name):
     """Compares batches cut to their texts with all 40 tokens, run eagerly or with XLA."""
     xla = name in ("lstsd", "mean_teacher", "dups")

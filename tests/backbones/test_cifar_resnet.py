@@ -4,6 +4,7 @@ import pytest
 
 from keras_lstsd.backbones import cifar_resnet
 from tests.backbones.forward import Forward, trainable
+from tests.models import slow
 
 IMAGES = np.random.default_rng(3).normal(size=(2, 8, 12, 3)).astype("float32")
 
@@ -46,8 +47,8 @@ def test_shortcut_subsamples_and_appends_zeros():
     [
         (20, 269_722, 275_572),
         (32, 464_154, 470_004),
-        (56, 853_018, 858_868),
-        (110, 1_727_962, 1_733_812),
+        slow(56, 853_018, 858_868),
+        slow(110, 1_727_962, 1_733_812),
     ],
 )
 def test_number_of_parameters_equals_the_documented_one(depth, of_10, of_100):
@@ -76,8 +77,8 @@ def test_projections_and_filters_equal_the_formula():
     [
         (20, (16, 16, 32, 64), 278_324),
         (32, (16, 16, 32, 64), 472_756),
-        (56, (16, 16, 32, 64), 861_620),
-        (110, (16, 16, 32, 64), 1_736_564),
+        slow(56, (16, 16, 32, 64), 861_620),
+        slow(110, (16, 16, 32, 64), 1_736_564),
         (8, (32, 64, 128, 256), 1_233_540),
         (32, (32, 64, 128, 256), 7_433_860),
     ],

@@ -59,7 +59,13 @@ def test_image_size_channels_classes_and_name_are_free(make):
         assert (network.name, network.output.shape) == ("mine", (None, 7))
 
 
-@every_network
+@pytest.mark.parametrize(
+    "make",
+    [
+        NETWORKS[0],
+        *(it._replace(marks=[*it.marks, pytest.mark.slow]) for it in NETWORKS[1:]),
+    ],
+)
 def test_mixed_precision_step_updates_every_weight(make, policy):
     policy("mixed_bfloat16")
     normalization = keras.layers.Normalization(mean=[0.5, 0.5, 0.5], variance=[0.1, 0.1, 0.1])

@@ -5,6 +5,7 @@ import pytest
 from keras_lstsd.backbones import preact_resnet
 from keras_lstsd.backbones.preact_resnet import residual_unit
 from tests.backbones.forward import Forward, trainable
+from tests.models import slow
 
 
 def unit(forward, x, name, strides):
@@ -50,9 +51,9 @@ def test_bottleneck_units_equal_the_papers_formula():
     ("depth", "blocks", "of_10", "of_100"),
     [
         (18, (2, 2, 2, 2), 11_172_170, 11_218_340),
-        (34, (3, 4, 6, 3), 21_280_330, 21_326_500),
+        slow(34, (3, 4, 6, 3), 21_280_330, 21_326_500),
         (50, (3, 4, 6, 3), 23_513_162, 23_697_572),
-        (101, (3, 4, 23, 3), 42_505_290, 42_689_700),
+        slow(101, (3, 4, 23, 3), 42_505_290, 42_689_700),
     ],
 )
 def test_number_of_parameters_equals_the_documented_one(depth, blocks, of_10, of_100):

@@ -71,6 +71,7 @@ def test_v2_equals_the_formula_and_the_documented_size():
     forward.check(IMAGES, forward.logits(conv_relu(x, "last")))
 
 
+@pytest.mark.slow
 def test_a_saved_network_is_loaded_without_this_library(tmp_path):
     network = shufflenet_v2(input_shape=(8, 16, 3))
     network.save(tmp_path / "network.keras")

@@ -117,7 +117,7 @@ def train(epochs=4, dropout=0.0, jit_compile="auto", steps_per_execution=1, **se
     ("options", "dropout"),
     [
         # TensorFlow draws other dropout masks under XLA, with or without this library.
-        ({"jit_compile": True}, 0.0),
+        slow({"jit_compile": True}, 0.0),
         ({"steps_per_execution": 3}, 0.3),
         ({"jit_compile": True, "steps_per_execution": 3}, 0.0),
     ],

@@ -281,12 +281,14 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
             with self._state(*state):
                 data = self._device_stage.apply(*batch)
                 batch = keras.utils.unpack_x_y_sample_weight(data)
+        first = None
         if type(self).before_update is not Distillation.before_update:
             if state:
                 state = [self._changed(*state, self.before_update, *batch)]
             else:
-                self.before_update(*batch)
-        result = super().train_step(*state, data)
+                first = self.before_update(*batch)
+        with self._after(first):
+            result = super().train_step(*state, data)
         if type(self).after_update is Distillation.after_update:
             return result
         if state:
@@ -295,8 +297,11 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         self.after_update()
         return result
 
-    def before_update(self, x: Any, y: Any, sample_weight: Any) -> None:
-        """Precedes the update of the student's weights; for methods that train two networks."""
+    def before_update(self, x: Any, y: Any, sample_weight: Any) -> Any:
+        """Precedes the update of the student's weights; for methods that train two networks.
+
+        On TensorFlow the step of the student waits for the tensor that it returns.
+        """
 
     def evaluate(self, x=None, *args, **kwargs):
         checks.check_in_step(x)

@@ -11,7 +11,7 @@ from keras import ops
 class Updating:
     """The updates of a `Distillation` beside Keras's own; mixed into it."""
 
-    def update(self, network: keras.Model, optimizer: Any, loss: Callable[[], Any]) -> None:
+    def update(self, network: keras.Model, optimizer: Any, loss: Callable[[], Any]) -> Any:
         """One update of a network's trainable weights, in `before_update` or `after_update`.
 
         Args:
@@ -19,6 +19,9 @@ class Updating:
                 kept.
             optimizer: its optimizer, which is built.
             loss: returns the loss, a scalar.
+
+        Returns:
+            The loss; `before_update` returns it, so that the student's update waits for it.
         """
         weights = network.trainable_variables
         if keras.backend.backend() == "tensorflow":
@@ -27,6 +30,7 @@ class Updating:
             with tf.GradientTape() as tape:
                 value = optimizer.scale_loss(loss())
             optimizer.apply(tape.gradient(value, weights), weights)
+            return value
         else:
             import jax
 
@@ -49,6 +53,19 @@ class Updating:
             variables = [*states, *weights, *optimizer.variables]
             for variable, changed in zip(variables, [*after, *values, *slots], strict=True):
                 variable.assign(changed)
+            return None  # The state of a JAX step already orders the updates.
+
+    def _after(self, tensor: Any) -> Any:
+        """A scope whose operations on TensorFlow wait for a tensor.
+
+        TensorFlow orders operations by the variables that they change. It was seen to read a
+        variable for a forward pass after an update that did not depend on this pass.
+        """
+        if tensor is None:
+            return nullcontext()
+        import tensorflow as tf
+
+        return tf.control_dependencies([tensor])
 
     def _changed(self, state: tuple, function: Callable, *arguments: Any) -> tuple:
         """The state of a JAX step after a function that assigns to variables."""

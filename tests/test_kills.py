@@ -29,7 +29,7 @@ from tests.models import CHOSEN, NAMES
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KERAS_LSTSD_KILLS", 0))
-TRAINED = METHODS if KILLS else NAMES if on_tensorflow else ["lstsd"]
+TRAINED = METHODS if KILLS else [*NAMES, "crd_prokt"] if on_tensorflow else ["lstsd"]
 RUNS = [(name, True if on_tensorflow and name in CHOSEN else "auto") for name in TRAINED]
 
 

@@ -126,10 +126,10 @@ class ProKT(Distillation):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def before_update(self, x: Any, y: Any, sample_weight: Any = None) -> None:
+    def before_update(self, x: Any, y: Any, sample_weight: Any = None) -> Any:
         """theta_t <- theta_t - eta_t grad [(1 - lambda) H(y, p) + lambda H(q, p)]."""
         if self.alpha == 0:
-            return
+            return None
         inputs = self.inputs_of(x)
         student = self._student_log_probs(inputs) if self.projection else None
         weights = None
@@ -148,7 +148,7 @@ class ProKT(Distillation):
                 value = value + self.projection * nearness
             return value + compat.added_losses(self, self.teacher.network)
 
-        self.update(self.teacher.network, self.teacher.optimizer, loss)
+        return self.update(self.teacher.network, self.teacher.optimizer, loss)
 
     def _student_log_probs(self, inputs: Any) -> Any:
         """ln q of the forward pass that this step makes later, without its side effects."""

@@ -281,14 +281,12 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
             with self._state(*state):
                 data = self._device_stage.apply(*batch)
                 batch = keras.utils.unpack_x_y_sample_weight(data)
-        first = None
         if type(self).before_update is not Distillation.before_update:
             if state:
                 state = [self._changed(*state, self.before_update, *batch)]
             else:
-                first = self.before_update(*batch)
-        with self._after(first):
-            result = super().train_step(*state, data)
+                data = self._after(self.before_update(*batch), data)
+        result = super().train_step(*state, data)
         if type(self).after_update is Distillation.after_update:
             return result
         if state:

@@ -55,17 +55,18 @@ class Updating:
                 variable.assign(changed)
             return None  # The state of a JAX step already orders the updates.
 
-    def _after(self, tensor: Any) -> Any:
-        """A scope whose operations on TensorFlow wait for a tensor.
+    def _after(self, tensor: Any, data: Any) -> Any:
+        """The data of a step, which on TensorFlow waits for a tensor.
 
         TensorFlow orders operations by the variables that they change. It was seen to read a
         variable for a forward pass after an update that did not depend on this pass.
         """
         if tensor is None:
-            return nullcontext()
+            return data
         import tensorflow as tf
 
-        return tf.control_dependencies([tensor])
+        with tf.control_dependencies([tensor]):
+            return keras.tree.map_structure(lambda x: x if x is None else tf.identity(x), data)
 
     def _changed(self, state: tuple, function: Callable, *arguments: Any) -> tuple:
         """The state of a JAX step after a function that assigns to variables."""

@@ -289,7 +289,10 @@ def assert_resumed_run_equals_uninterrupted_run(
         kill = random_kill(draw)
         count += killed(name, jit_compile, resumed, int(draw.integers(100)), kill, lines)
     finish(name, jit_compile, resumed, int(draw.integers(100)), None, {})
-    assert journal(resumed) == journal(whole)
+    expected, found = journal(whole), journal(resumed)
+    # A process that is killed after its backup and before its journal does not log this epoch.
+    assert len(found) >= len(expected) - kills
+    assert found == {epoch: expected[epoch] for epoch in found}
     assert_same_end(whole, resumed)
     assert not (resumed / "backup").exists()
     return count

@@ -181,12 +181,15 @@ class SampleBatches(keras.utils.PyDataset):
     def _pass_order(self, number: int) -> np.ndarray:
         rows = np.arange(self.num_samples, dtype=np.int32)
         if self.shuffle == "batch":
-            # As in Keras: full batches are shuffled, and the rest stays last.
-            full = self.num_samples // self.batch_size
-            batches = rows[: full * self.batch_size].reshape(full, self.batch_size)
-            order = sample_order(self._seed, number, full)
-            return np.concatenate([batches[order].ravel(), rows[batches.size :]])
+            return self._shuffled_batches(rows, number)
         return sample_order(self._seed, number, self.num_samples) if self.shuffle else rows
+
+    def _shuffled_batches(self, rows: np.ndarray, number: int) -> np.ndarray:
+        """Rows whose full batches are shuffled; the rest stays last, as in Keras."""
+        full = self.num_samples // self.batch_size
+        batches = rows[: full * self.batch_size].reshape(full, self.batch_size)
+        order = sample_order(self._seed, number, full)
+        return np.concatenate([batches[order].ravel(), rows[batches.size :]])
 
     def epoch_draws(self, order: np.ndarray) -> np.ndarray:
         """The random numbers of the augmentation of these rows in the current epoch, int32 >= 0."""

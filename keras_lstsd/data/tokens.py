@@ -8,7 +8,6 @@ import numpy as np
 
 from keras_lstsd.checks import count
 from keras_lstsd.data.batches import SampleBatches
-from keras_lstsd.data.order import sample_order
 
 
 def encode(
@@ -71,9 +70,8 @@ class TokenBatches(SampleBatches):
             raises it.
 
     Example:
-        >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"]
-        >>> student = keras_lstsd.backbones.bert(2, vocabulary=pieces)
-        >>> x = keras_lstsd.data.tokens.encode(student.preprocessor, ["Cats", "a cat"])
+        >>> ids = np.array([[2, 6, 7, 3, 0, 0], [2, 5, 6, 3, 0, 0]])
+        >>> x = {"token_ids": ids, "padding_mask": (ids > 0).astype("int32")}
         >>> batches = keras_lstsd.data.TokenBatches(x, np.array([0, 1]), batch_size=2)
         >>> batches[0][0]["inputs"]["token_ids"].shape, batches.padding_share()
         # (2, 4), 0.0
@@ -120,10 +118,7 @@ class TokenBatches(SampleBatches):
                 for rows in np.split(order, range(size, len(order), size))
             ]
         )
-        full = len(order) // self.batch_size
-        batches = order[: full * self.batch_size].reshape(full, self.batch_size)
-        shuffled = batches[sample_order(self._seed, number, full)]
-        return np.concatenate([shuffled.ravel(), order[batches.size :]])
+        return self._shuffled_batches(order, number)
 
     def _batch(self, sources: tuple, rows: Any, draws: Any, take: Any, numpy: Any) -> tuple:
         x, *labels = super()._batch(sources, rows, draws, take, numpy)
@@ -150,7 +145,7 @@ def best_lengths(tokens: np.ndarray, number: int) -> np.ndarray:
     values, counts = np.unique(tokens, return_counts=True)
     before = np.concatenate([[0], counts.cumsum()])
     # Positions of the texts of values i to j, padded to value j.
-    positions = np.triu(values * (before[1:] - before[:-1, None]).astype(float))
+    positions = values * (before[1:] - before[:-1, None]).astype(float)
     positions[np.tril_indices(len(values), -1)] = np.inf
     # Dynamic programming over the number of lengths; `first` has the best i of the last one.
     least, firsts = positions[0], []

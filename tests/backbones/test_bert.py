@@ -143,7 +143,9 @@ def trained(name, lengths, epochs=4, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lstsd", "mean_teacher", "dups", "knowledge_distillation"])
+@pytest.mark.parametrize(
+    "name", ["lstsd", "mean_teacher", "dups", "knowledge_distillation", "prokt"]
+)
 def test_padding_and_compiling_do_not_change_a_method(name):
     """Compares batches cut to their texts with all 40 tokens, run eagerly or with XLA."""
     xla = name in ("lstsd", "mean_teacher", "dups")

@@ -4,16 +4,12 @@ import pytest
 
 pytest.importorskip("keras_hub")
 
-
 from keras_hub import models
 
 from keras_lstsd import TinyBERT
 from keras_lstsd.backbones import bert_of_layers
 from tests.models import slow
-from tests.oracles.tiny_bert import (
-    loss_of_predictions,
-    losses_of_layers,
-)
+from tests.oracles.tiny_bert import loss_of_predictions, losses_of_layers
 
 CLASSES, HEADS = 3, 2
 draw = np.random.default_rng(0)

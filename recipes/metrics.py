@@ -76,7 +76,8 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     given = probabilities[np.arange(len(labels)), labels]
     nll = -np.mean(np.log(np.maximum(given.astype("float64"), np.finfo("float32").tiny)))
     largest, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
-    places = np.minimum((largest * bins).astype(int), bins - 1)
+    # A network that diverged puts out NaN, and both measures are NaN.
+    places = np.minimum(np.nan_to_num(largest * bins).astype(int), bins - 1)
     gaps = np.bincount(places, correct - largest.astype("float64"), minlength=bins)
     return {"nll": float(nll), "ece": 100 * float(np.abs(gaps).sum() / len(labels))}
 

@@ -67,6 +67,8 @@ class TrainingDynamics(keras.callbacks.Callback):
     Args:
         y: the training labels, int `[samples]` or one-hot `[samples, classes]`, in the order of
             the sample indices. A sample with the label -1 has none, and gets NaN.
+        per_position: whether y has a label for each token, pixel or label of a sample, int
+            `[samples, ...]`. The values then have this shape, too.
         path: a file (.npz) to store the record in. A resumed training continues with it, as
             Keras's `BackupAndRestore` does with the weights. None keeps it in memory.
 
@@ -87,9 +89,11 @@ class TrainingDynamics(keras.callbacks.Callback):
     pass that trained on the sample, augmentation and dropout included, which costs nothing.
     """
 
-    def __init__(self, y: Any, path: str | Path | None = None):
+    def __init__(self, y: Any, path: str | Path | None = None, per_position: bool = False):
         super().__init__()
-        self.labels = label_quality.class_labels(y)
+        y = np.asarray(y)
+        self.labels = label_quality.class_labels(y.reshape(-1) if per_position else y)
+        self.shape = y.shape if per_position else self.labels.shape
         self.path = None if path is None else Path(path)
         self._epochs: list[int] = []
         # Per epoch, [samples]: the label's probability, NaN where unknown, and whether it leads.
@@ -102,7 +106,8 @@ class TrainingDynamics(keras.callbacks.Callback):
             label_quality.check_tables(model)
 
     def on_train_begin(self, logs=None):
-        label_quality.class_labels(self.labels, self.model.num_samples, self.model.num_classes)
+        label_quality.check_shape(self.model, self.shape)
+        label_quality.class_labels(self.labels, self.model.num_rows, self.model.num_classes)
         if self.path is not None and self.path.exists():
             self._load()
 
@@ -145,6 +150,10 @@ class TrainingDynamics(keras.callbacks.Callback):
     @property
     def epochs(self) -> np.ndarray:
         """Epochs that count for each sample, int64 `[samples]`."""
+        return self._epochs_of_rows.reshape(self.shape)
+
+    @property
+    def _epochs_of_rows(self) -> np.ndarray:
         return np.isfinite(self._probabilities).sum(0)
 
     @property
@@ -156,14 +165,16 @@ class TrainingDynamics(keras.callbacks.Callback):
     def confidence(self) -> np.ndarray:
         """Mean probability of the label, float32 `[samples]`; NaN for a sample never drawn."""
         with np.errstate(invalid="ignore"):
-            return (np.nansum(self._probabilities, 0) / self.epochs).astype("float32")
+            means = np.nansum(self._probabilities, 0) / self._epochs_of_rows
+            return means.astype("float32").reshape(self.shape)
 
     @property
     def variability(self) -> np.ndarray:
         """Standard deviation of that probability over the epochs, float32 `[samples]`."""
         with np.errstate(invalid="ignore"):
-            deviations = self._probabilities - np.nansum(self._probabilities, 0) / self.epochs
-            return np.sqrt(np.nansum(deviations**2, 0) / self.epochs).astype("float32")
+            means = np.nansum(self._probabilities, 0) / self._epochs_of_rows
+            squares = np.nansum((self._probabilities - means) ** 2, 0) / self._epochs_of_rows
+            return np.sqrt(squares).astype("float32").reshape(self.shape)
 
     @property
     def forgotten(self) -> np.ndarray:
@@ -173,14 +184,16 @@ class TrainingDynamics(keras.callbacks.Callback):
             known = np.isfinite(given)
             lost += known & led & ~correct
             led = np.where(known, correct, led)
-        return lost
+        return lost.reshape(self.shape)
 
     def suspicious_labels(self) -> np.ndarray:
-        """Sample indices by confidence in the label, the lowest first."""
+        """Sample indices by confidence in the label, the lowest first; see `label_quality`."""
         return label_quality.ranked(self.confidence)
 
     def columns(self) -> dict[str, np.ndarray]:
         """The values of each sample, by name, for `pandas.DataFrame(dynamics.columns())`.
+
+        With several positions of a sample: of each position, with its number in `position`.
 
         Beside those of the class: `believed_class`, the most probable class of
         `label_quality.beliefs`, -1 for a sample never drawn, and `belief`, its probability; for
@@ -188,8 +201,10 @@ class TrainingDynamics(keras.callbacks.Callback):
         """
         believed = label_quality.beliefs(self.model)
         drawn = np.isfinite(believed).all(-1)
+        rows = np.arange(len(self.labels))
+        positions = len(rows) // self.shape[0]
         columns = {
-            "sample_index": np.arange(len(self.labels)),
+            "sample_index": rows // positions,
             "label": self.labels,
             "confidence": self.confidence,
             "variability": self.variability,
@@ -198,9 +213,11 @@ class TrainingDynamics(keras.callbacks.Callback):
             "believed_class": np.where(drawn, believed.argmax(-1), -1),
             "belief": believed.max(-1),
         }
+        if positions > 1:
+            columns["position"] = rows % positions
         if {"short_term", "long_term"} <= self.model.sample_tables.keys():
             columns["disagreement"] = label_quality.disagreement(self.model)
-        return columns
+        return {name: values.reshape(-1) for name, values in columns.items()}
 
     def save(self, path: str | Path) -> None:
         """Writes `columns()` as a table: CSV, or Parquet where the name ends in .parquet.

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import compat, outputs
+from keras_lstsd import compat
 from keras_lstsd.tables import row_numbers
 
 OVERRIDES = ("train_step", "compute_loss", "compute_metrics")
@@ -131,57 +131,6 @@ def _overrides(cls: type, name: str) -> bool:
     """Whether a class has a method of its own instead of Keras's."""
     owner = next(base for base in cls.__mro__ if name in vars(base))
     return not compat.is_of_keras(owner)
-
-
-def check_loss(model: Any) -> None:
-    """Rejects a compiled loss that contradicts the student's outputs.
-
-    Raises:
-        ValueError: for logits taken as probabilities or the reverse, for a binary loss over
-            several units (multi-label), for a regression loss on one linear unit.
-    """
-    loss = compat.compiled_loss(model)
-    function = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name, units = _loss_name(function), model.student_units
-    activation = outputs.last_activation(model.student)
-    if name.startswith("binary") and units > 1 and activation != "softmax":
-        raise ValueError(outputs.multi_label_message(f"{units} output units with loss={loss!r}"))
-    errors = ("squared", "absolute", "absolute_percentage", "squared_logarithmic")
-    regression = (*(f"mean_{error}_error" for error in errors), "huber", "log_cosh")
-    if name in regression and units == 1 and activation == "linear":
-        raise ValueError(
-            "A regression cannot be guided: guidance compares probabilities of classes. "
-            f"Received: one linear unit with loss={loss!r}. Expected: a classifier, for example "
-            "one logit with `keras.losses.BinaryCrossentropy(from_logits=True)`."
-        )
-    expected = None
-    if isinstance(function, keras.losses.Loss):
-        # A user's class may have no config.
-        try:
-            expected = function.get_config().get("from_logits")
-        except NotImplementedError:
-            expected = None
-    elif name.endswith("crossentropy"):
-        expected = False
-    if expected is not None and expected != model.from_logits:
-        kind = "logits" if model.from_logits else "probabilities"
-        raise ValueError(
-            f"The student's outputs are {kind}, but the compiled loss has from_logits={expected}. "
-            f"Received: loss={loss!r}. Expected: a loss with from_logits={model.from_logits}, for "
-            "example `loss=keras.losses.SparseCategoricalCrossentropy("
-            f"from_logits={model.from_logits})`."
-        )
-
-
-def _loss_name(loss: Any) -> str:
-    """Keras's name of a loss, such as "binary_crossentropy"; empty for a user's own."""
-    if isinstance(loss, keras.losses.Loss):
-        kind = next(filter(compat.is_of_keras, type(loss).__mro__))
-        words = [letter if letter.islower() else f"_{letter.lower()}" for letter in kind.__name__]
-        return "".join(words).strip("_")
-    name = getattr(loss, "__name__", "")
-    # A user's function may have the name of one of Keras's.
-    return name if getattr(keras.losses, name, None) is loss else ""
 
 
 def check_in_step(data: Any) -> None:
@@ -317,18 +266,53 @@ def check_labels_place(x: Any, y: Any, needs_sample_index: bool) -> None:
         )
 
 
-def check_task_weight(reduction: str | None) -> None:
-    """Rejects a reduction under which weighting the compiled loss would change its divisor.
+def check_one_class(model: Any) -> None:
+    """Rejects several positions for a method that compares samples by their features.
 
     Raises:
-        ValueError: for `"mean_with_sample_weight"`.
+        ValueError: for a student with classes at tokens, pixels or labels.
     """
-    if reduction == "mean_with_sample_weight":
+    if model.positions.axes:
         raise ValueError(
-            "This method weighs the compiled loss per sample, which would change the divisor of "
-            "`mean_with_sample_weight`. Received: a loss with "
-            "reduction='mean_with_sample_weight'. Expected: a loss with "
-            "`reduction='sum_over_batch_size'`."
+            f"`{type(model).__name__}` compares the features of samples with one class each. "
+            f"Received: a student with classes at {model.positions.count or 'many'} positions. "
+            "Expected: outputs (batch, classes); or another method, such as "
+            "`keras_lstsd.KnowledgeDistillation(student, teacher)`."
+        )
+
+
+def check_mixing(model: Any, mixing: Any) -> None:
+    """Rejects mixed samples where a sample has classes at several positions.
+
+    Raises:
+        ValueError: for such a student with inputs that are mixed.
+    """
+    if mixing is not None and model.positions.axes:
+        raise ValueError(
+            "Mixed samples are guided only where a sample has one class. Received: MixUp or CutMix "
+            f"for outputs of shape {model.student.output_shape}. Expected: augmentation without "
+            "them."
+        )
+
+
+def check_rows(model: Any) -> None:
+    """Rejects a student whose positions cannot be rows of tables.
+
+    Raises:
+        ValueError: where their number varies, and for more rows than int32 counts.
+    """
+    axes, count = model.positions.axes, model.positions.count
+    if count is None:
+        raise ValueError(
+            "A memory per sample needs a fixed number of positions. "
+            f"Received: outputs of shape {(None, *axes, model.student_units)}. Expected: inputs "
+            "padded to one length, such as `keras.Input((128,))`; or a method without a memory "
+            "per sample."
+        )
+    if model.num_rows >= 2**31:
+        raise ValueError(
+            "The tables would have too many rows. "
+            f"Received: {model.num_samples} samples x {count} positions. Expected: below 2^31."
         )
 
 

@@ -46,7 +46,7 @@ class LabelTable(keras.layers.Layer):
 
     def attach(self, model: Any) -> None:
         """Makes the entries for a model's samples."""
-        self.build((model.num_samples,))
+        self.build((model.num_rows,))
 
     def update(self, index: Any, classes: Any) -> Any:
         """Stores classes int32 `[batch]`, -1 for unknown; returns which differ from those before.
@@ -65,7 +65,8 @@ class LabelTable(keras.layers.Layer):
 class ClassTable(keras.layers.Layer):
     """One row of log-probabilities per class, averaged over samples of that class.
 
-    `build((num_classes,))` makes the rows; a model does so at its first use. `collect` adds a
+    `build((num_classes,))` makes the rows; a model does so at its first use. A multi-label one has
+    a row for each value of each label. `collect` adds a
     batch to sums; `rotate` turns the sums into rows and resets them. A class without collected
     samples keeps its row; one that never had any is unknown and teaches nothing.
 
@@ -86,7 +87,7 @@ class ClassTable(keras.layers.Layer):
         self.peers = peers
 
     def build(self, input_shape: tuple[int]) -> None:
-        (self.num_classes,) = input_shape
+        self.num_classes, classes = input_shape if len(input_shape) > 1 else input_shape * 2
         self.rows, self.sums = (
             add_state(
                 self,
@@ -97,14 +98,14 @@ class ClassTable(keras.layers.Layer):
             )
             # The last column of the sums counts samples.
             for weight, width, value in (
-                ("rows", self.num_classes, UNWRITTEN),
-                ("sums", self.num_classes + 1, 0.0),
+                ("rows", classes, UNWRITTEN),
+                ("sums", classes + 1, 0.0),
             )
         )
 
     def attach(self, model: Any) -> None:
         """Makes the rows for a model's classes."""
-        self.build((model.num_classes,))
+        self.build((model.num_classes * model.positions.labels, model.num_classes))
 
     def read(self, labels: Any, labels_validated: bool = False) -> tuple[Any, Any]:
         """Rows of classes: (float32 `[batch, classes]`, bool known, same shape).

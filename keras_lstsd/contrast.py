@@ -155,6 +155,7 @@ class Contrast(keras.layers.Layer):
 
     def attach(self, model: Any) -> None:
         """Makes the memories for a model's samples."""
+        checks.check_one_class(model)
         for number, memory in enumerate((self.student_memory, self.teacher_memory)):
             memory.seed = int(ops.convert_to_numpy(self.seed)) + number
             memory.build((model.num_samples, self.size))

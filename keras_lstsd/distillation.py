@@ -9,11 +9,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import checks, compat, outputs, serving, taps
+from keras_lstsd import checks, compat, compiled_loss, outputs, serving, taps
 from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, without_index
 from keras_lstsd.fitting import Fitting
+from keras_lstsd.positions import Positioned
 from keras_lstsd.saving import Saving
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, add, in_range
@@ -21,7 +22,7 @@ from keras_lstsd.updating import Updating
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class Distillation(Fitting, Saving, Updating, keras.Model):
+class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
     """Trains a student classifier; subclasses add the guidance of a teacher.
 
     The loss of a batch is the compiled loss plus the guidance, reduced as the compiled loss is.
@@ -40,8 +41,10 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
     5. `on_stage_start(stage)`: before each mini-generation (stage, cycle), from 0, after hook 4.
 
     Args:
-        student: a Keras classifier with one output `[batch, classes]` (logits or softmax), or
-            `[batch, 1]` (one logit or sigmoid unit). If it is not built yet, `fit` builds it.
+        student: a Keras classifier with one output `[batch, classes]` (logits or softmax),
+            `[batch, 1]` (one logit or sigmoid unit), `[batch, labels]` (multi-label: sigmoid units,
+            or logits with a binary loss), or one of these at each token or pixel
+            `[batch, ..., classes]`. If it is not built yet, `fit` builds it.
         mini_generation_epochs: E, epochs in a mini-generation.
         num_samples: N, size of the training set, for methods with a memory per sample.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
@@ -81,7 +84,7 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         self.taps = ()
         # A function, as Keras would track the model as a part of this one.
         self.tapped = functools.cache(lambda: taps.tapped(self.student, self.taps))
-        self.has_memory = False
+        self.has_memory = self.is_multi_label = False
         self._batches = self._source = self._data = self._first_epoch_of_fit = self._interrupted = (
             None
         )
@@ -140,32 +143,21 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
             self.student.build(without_index(input_shape))
         self.student_is_built()
 
-    def student_is_built(self) -> None:
-        """Finds the classes of the student's output, and whether it is logits, once."""
-        if hasattr(self, "student_units"):
-            return
-        self.student_units = outputs.units(self.student)
-        self.num_classes = max(self.student_units, 2)
-        if self.from_logits is None:
-            self.from_logits = outputs.ends_in_logits(self.student)
-        self.built = True
-
     def make_memory(self) -> None:
         """Makes the variables of tables and teachers, once; does nothing before sizes are known."""
         known = self.student.built and not (self.needs_sample_index and self.num_samples is None)
         if self.has_memory or not known:
             return
         self.student_is_built()
+        self.find_positions()
+        if self.needs_sample_index:
+            checks.check_rows(self)
         if self.taps:
             self.tapped()
         for layer in compat.layers_of(self):
             if hasattr(layer, "attach"):
                 layer.attach(self)
         self.has_memory = True
-
-    def logits_of(self, y_pred: Any) -> Any:
-        """Outputs of the student, or of a copy of it, as float32 logits `[batch, classes]`."""
-        return outputs.logits_of(self.student, y_pred, self.from_logits)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         network = self.tapped() if training and self.taps else self.student
@@ -208,21 +200,21 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         guidance = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
         weights = sample_weight
-        if sample_weight is not None and guidance is not None:
-            sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        reduction = compat.loss_reduction(self)
         if guidance is not None and not (
             isinstance(guidance.task_weight, float | int) and guidance.task_weight == 1
         ):
-            checks.check_task_weight(reduction)
+            compiled_loss.check_task_weight(compat.loss_reduction(self))
             weights = ops.convert_to_tensor(guidance.task_weight, "float32")
-            weights = weights if sample_weight is None else weights * sample_weight
+            if len(weights.shape):
+                weights = self.positions.as_loss(weights, self._shape_of(y_pred))
+            if sample_weight is not None:
+                weights = weights * self._loss_weights(y_pred, sample_weight)
         loss = super().compute_loss(x, y, y_pred, weights, training)
         if guidance is not None:
-            guided = compat.reduce_loss(guidance.loss, sample_weight, step.mask, reduction)
+            guided = self.reduced(guidance.loss, y_pred, sample_weight)
             loss = loss + ops.cast(guided, loss.dtype)
         self.record(step, guidance)
-        self._log(step, guidance, sample_weight)
+        self._log(step, guidance)
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -232,7 +224,8 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
     def _step(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any, features: dict | None = None
     ) -> Step:
-        logits, indexed = self.logits_of(y_pred), is_indexed(x)
+        logits, mask = self.shaped_logits_of(y_pred), compat.mask_of(y_pred)
+        indexed, places, shape = is_indexed(x), self.positions, self._shape_of(y_pred)
         index = x["sample_index"] if indexed else None
         validated = indexed and "index_validated" in x
         if self.needs_sample_index:
@@ -242,35 +235,47 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
                 index = ops.cast(index, "int32")
             else:
                 index = checks.sample_rows(index, logits, self.num_samples)
+            index = places.index(index, self.num_samples)
+        if mask is not None and places.axes:
+            mask = places.values(mask, shape)
+        if sample_weight is not None:
+            sample_weight = places.values(ops.cast(sample_weight, "float32"), shape)
+        mixing = x.get("mixing") if indexed else None
+        checks.check_mixing(self, mixing)
         return Step(
             inputs=without_index(x),
-            y=y,
+            y=places.label_rows(y, self.student_units, mask),
             sample_index=index,
-            logits=logits,
-            mask=compat.mask_of(y_pred),
+            logits=places.rows(logits),
+            mask=mask,
             sample_weight=sample_weight,
-            mixing=x.get("mixing") if indexed else None,
+            mixing=mixing,
             index_validated=validated,
             features=features or {},
         )
 
-    def _log(self, step: Step, guidance: Guidance | None, sample_weight: Any) -> None:
+    def _log(self, step: Step, guidance: Guidance | None) -> None:
         """Adds the values of a step to the sums of the epoch."""
         zeros = ops.zeros_like(step.logits[:, 0])
         values = {} if guidance is None else {"distillation_loss": guidance.loss, **guidance.logs}
-        if guidance is not None and sample_weight is not None:
-            values["distillation_loss"] = guidance.loss * sample_weight
+        if guidance is not None and step.sample_weight is not None:
+            values["distillation_loss"] = guidance.loss * step.sample_weight
         columns = [ops.cast(values.get(name, zeros), "float32") for name in self.logged]
         columns.append(ops.ones_like(zeros))
+        if step.mask is not None and self.positions.axes:
+            inside = ops.cast(step.mask, "float32")
+            columns = [ops.where(step.mask, column, 0.0) for column in columns[:-1]] + [inside]
         if self.needs_sample_index:
             out_of_range = changed = zeros
             if not step.index_validated:
-                valid = in_range(step.sample_index, self.num_samples)
+                valid = in_range(step.sample_index, self.num_rows)
                 out_of_range = ops.cast(~valid, "float32")
                 if step.mixing is None:
                     classes = outputs.hard_classes_of(step.y, self.num_classes)
                     changed = self._label_table.update(step.sample_index, classes)
-            columns += [out_of_range, ops.cast(changed, "float32")]
+            # The samples are counted, not their positions.
+            share = 1 / self.positions.count
+            columns += [out_of_range * share, ops.cast(changed, "float32") * share]
         add(self._sums, ops.sum(ops.stack(columns), axis=-1))
 
     def train_step(self, *args):
@@ -339,14 +344,16 @@ class Distillation(Fitting, Saving, Updating, keras.Model):
         Args:
             input_signature: as in Keras. A student that is a subclass of `keras.Model` does not
                 know the dtypes of its inputs; give them here where they are not floats.
-            probabilities: return softmax probabilities, float32 `[batch, classes]`, whatever the
-                student's last layer; for one unit `[1 - p, p]`.
+            probabilities: return softmax probabilities, float32 `[batch, ..., classes]`, whatever
+                the student's last layer; for one unit `[1 - p, p]`, for several labels the
+                probability of each, `[batch, labels]`.
             class_names: one name per class. The endpoint then returns a dict: "class_name", the
-                name of the most probable class, strings `[batch]`, beside "outputs" or
+                name of the most probable class, strings `[batch, ...]`, beside "outputs" or
                 "probabilities". A compiled (XLA) caller cannot use it, as XLA has no strings.
 
         Raises:
-            ValueError: for class names that are not one per class, for a student without weights.
+            ValueError: for class names that are not one per class or of a multi-label student, for
+                a student without weights.
             TypeError: for unknown options.
             NotImplementedError: in another format or on another backend, for these two options,
                 and for a method whose `predict` does more than call the student.

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_lstsd import checks, compat, saving
+from keras_lstsd import checks, compat, compiled_loss, saving
 from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.arrays import is_ragged, is_sparse
 from keras_lstsd.data.batches import SampleBatches, fingerprint
@@ -96,7 +96,8 @@ class Fitting:
                 if keras.backend.backend() == "tensorflow":
                     x = batches.tf_dataset()
             self._build_for(x)
-            checks.check_loss(self)
+            self.find_positions()
+            compiled_loss.check(self)
             with self._scope():
                 self.make_memory()
                 if self._device_stage.serve(batches):
@@ -120,7 +121,8 @@ class Fitting:
             compat.forget_restored_epoch(self)
             if class_weight is not None:
                 # Keras fills in missing classes for arrays only.
-                class_weight = dict.fromkeys(range(self.num_classes), 1.0) | class_weight
+                classes = max(self.num_classes, self.positions.labels)
+                class_weight = dict.fromkeys(range(classes), 1.0) | class_weight
             history = super().fit(
                 x,
                 y,
@@ -212,9 +214,11 @@ class Fitting:
         tables = [layer for layer in compat.layers_of(self) if isinstance(layer, Table)]
         if not tables or self.epoch >= 0:
             return
+        count = self.positions.count or 1
+        places = f"{count} positions x " if count > 1 else ""
         line = (
-            f"{self.name} stores {self.num_samples} samples x {tables[0].rows.shape[1]} values in "
-            f"{len(tables)} tables: {sum(table.mebibytes for table in tables):.1f} MiB."
+            f"{self.name} stores {self.num_samples} samples x {places}{tables[0].rows.shape[1]} "
+            f"values in {len(tables)} tables: {sum(table.mebibytes for table in tables):.1f} MiB."
         )
         if verbose and keras.config.is_interactive_logging_enabled():
             print(line)

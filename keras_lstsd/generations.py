@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd import outputs, saving
+from keras_lstsd import outputs, positions, saving
 from keras_lstsd.checks import count
 from keras_lstsd.losses import SMALLEST, log_softmax
 
@@ -103,20 +103,23 @@ class Ensemble(keras.Model):
 
     def __init__(self, students: Sequence[keras.Model], name: str | None = None):
         students = [getattr(student, "student", student) for student in students]
-        units = {outputs.units(student) for student in students}
-        if len(units) != 1:
+        shapes = {outputs.shape(student) for student in students}
+        if len(shapes) != 1:
             raise ValueError(
                 "An ensemble averages classifiers of the same classes. "
-                f"Received: {len(students)} students with {sorted(units)} output units. Expected: "
-                "at least one student, and one number of units."
+                f"Received: {len(students)} students with outputs of {sorted(shapes)}. Expected: "
+                "at least one student, and one shape of outputs."
             )
         (specs,) = outputs.input_signature(students[0])
         inputs = keras.tree.map_structure(
             lambda spec: keras.Input(spec.shape[1:], dtype=spec.dtype, name=spec.name), specs
         )
         members = [_Member(student, name=f"member_{at}") for at, student in enumerate(students)]
-        logits = _LogMean(units.pop(), name="log_mean")([member(inputs) for member in members])
-        activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
+        # Sigmoid units, or one logit: two classes for each unit.
+        binary = members[0].binary
+        many = members[0].positions.multi_label
+        logits = _LogMean(binary, many, name="log_mean")([member(inputs) for member in members])
+        activation = "sigmoid" if binary else "softmax"
         probabilities = keras.layers.Activation(activation, dtype="float32")(logits)
         super().__init__(inputs, probabilities, name=name)
         self.students = students
@@ -135,27 +138,35 @@ class Ensemble(keras.Model):
 
 
 class _Member(keras.layers.Layer):
-    """A student's log-probabilities, float32 `[batch, classes]`."""
+    """A student's log-probabilities, float32 `[batch, ..., classes]`."""
 
     def __init__(self, student: keras.Model, name: str):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.student = student
         self.from_logits = outputs.ends_in_logits(student)
+        sigmoid = outputs.last_activation(student) == "sigmoid"
+        self.positions, units = positions.of(student, sigmoid)
+        self.binary = units == 1
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         y_pred = self.student(inputs, training=training)
-        return log_softmax(outputs.logits_of(self.student, y_pred, self.from_logits))
+        many = self.positions.multi_label
+        return log_softmax(outputs.logits_of(self.student, y_pred, self.from_logits, many))
 
 
 class _LogMean(keras.layers.Layer):
-    """The logarithm of the mean probabilities; for one unit its logit `[batch, 1]`."""
+    """The logarithm of the mean probabilities; of two classes for each unit, its logit."""
 
-    def __init__(self, units: int, name: str):
+    def __init__(self, binary: bool, multi_label: bool, name: str):
         super().__init__(dtype="float32", name=name)
-        self.units = units
+        self.binary = binary
+        self.multi_label = multi_label
 
     def call(self, log_probs: list) -> Any:
         mean = ops.mean(ops.exp(ops.stack(log_probs)), axis=0)
         logits = ops.log(ops.maximum(mean, SMALLEST))
-        return logits if self.units > 1 else logits[:, 1:] - logits[:, :1]
+        if not self.binary:
+            return logits
+        logits = logits[..., 1] - logits[..., 0]
+        return logits if self.multi_label else ops.expand_dims(logits, -1)

@@ -18,10 +18,12 @@ def suspicious_labels(model: "Distillation", y: Any) -> np.ndarray:
     Args:
         model: a trained method with tables of samples (`LSTSD`, `TemporalEnsembling`).
         y: the labels of the training, int `[samples]` or one-hot `[samples, classes]`, in the
-            order of the sample indices.
+            order of the sample indices; `[samples, ...]` for labels of tokens, pixels or several
+            labels.
 
     Returns:
-        int64 `[samples]`: sample indices, the most suspicious first.
+        int64 `[samples]`: sample indices, the most suspicious first. Where a sample has several
+        positions: int64 `[samples * positions, axes]`, the indices of each in y.
 
     Raises:
         ValueError: for a model without such tables, and for labels that do not fit them.
@@ -47,7 +49,7 @@ def beliefs(model: "Distillation") -> np.ndarray:
         model: a trained method with tables of samples.
 
     Returns:
-        float32 `[samples, classes]`; NaN for a sample that was never drawn.
+        float32 `[samples, ..., classes]`; NaN for a sample that was never drawn.
 
     Raises:
         ValueError: for a model without such tables.
@@ -56,14 +58,14 @@ def beliefs(model: "Distillation") -> np.ndarray:
         >>> keras_lstsd.label_quality.beliefs(model).argmax(-1)     # [7, 2, ...]
     """
     check_tables(model)
-    total = np.zeros((model.num_samples, model.num_classes), "float32")
-    count = np.zeros((model.num_samples, 1), "float32")
+    total = np.zeros((model.num_rows, model.num_classes), "float32")
+    count = np.zeros((model.num_rows, 1), "float32")
     for table in model.sample_tables.values():
         log_probs, known = table.numpy()
         total += np.where(known[:, None], np.exp(log_probs), 0)
         count += known[:, None]
     with np.errstate(invalid="ignore"):
-        return total / count
+        return _by_position(model, total / count)
 
 
 def label_confidence(model: "Distillation", y: Any) -> np.ndarray:
@@ -74,7 +76,8 @@ def label_confidence(model: "Distillation", y: Any) -> np.ndarray:
         y: labels as for `suspicious_labels`.
 
     Returns:
-        float32 `[samples]` in [0, 1]; NaN for a sample that was never drawn or has no label.
+        float32 `[samples]` (`[samples, ...]`) in [0, 1]; NaN for a sample that was never drawn or
+        has no label.
 
     Raises:
         ValueError: for a model without such tables, and for labels that do not fit them.
@@ -82,8 +85,13 @@ def label_confidence(model: "Distillation", y: Any) -> np.ndarray:
     Example:
         >>> keras_lstsd.label_quality.label_confidence(model, y_train)     # [0.98, 0.03, ...]
     """
-    believed = beliefs(model)
-    return of_labels(believed, class_labels(y, *believed.shape))
+    believed = beliefs(model).reshape(model.num_rows, model.num_classes)
+    if model.positions.axes:
+        y = np.asarray(y)
+        one_hot = y.shape[1:] == (*model.positions.axes, model.student_units)
+        y = y.reshape(-1, y.shape[-1]) if one_hot else y.reshape(-1)
+    labels = class_labels(y, model.num_rows, model.num_classes)
+    return _by_position(model, of_labels(believed, labels))
 
 
 def disagreement(model: "Distillation") -> np.ndarray:
@@ -96,7 +104,7 @@ def disagreement(model: "Distillation") -> np.ndarray:
         model: a trained `LSTSD`.
 
     Returns:
-        float32 `[samples]` in [0, 1]; NaN where a sample lacks one of the two.
+        float32 `[samples]` (`[samples, ...]`) in [0, 1]; NaN where a sample lacks one of the two.
 
     Raises:
         ValueError: for a model without these two tables.
@@ -115,12 +123,24 @@ def disagreement(model: "Distillation") -> np.ndarray:
         tables[name].numpy() for name in ("short_term", "long_term")
     )
     distance = np.abs(np.exp(short) - np.exp(long)).sum(-1) / 2
-    return np.where(known_short & known_long, distance, np.nan).astype("float32")
+    distance = np.where(known_short & known_long, distance, np.nan).astype("float32")
+    return _by_position(model, distance)
+
+
+def _by_position(model: Any, rows: np.ndarray) -> np.ndarray:
+    """Values of the rows of tables as `[samples, ...]`."""
+    return rows.reshape(model.num_samples, *model.positions.axes, *rows.shape[1:])
 
 
 def ranked(confidence: np.ndarray) -> np.ndarray:
-    """Sample indices by confidence, the lowest first; NaN comes last."""
-    return np.argsort(np.where(np.isnan(confidence), np.inf, confidence), kind="stable")
+    """Indices by confidence, the lowest first; NaN comes last.
+
+    int64 `[samples]` for values `[samples]`; otherwise `[values, axes]`.
+    """
+    order = np.argsort(np.where(np.isnan(confidence), np.inf, confidence).ravel(), kind="stable")
+    if confidence.ndim == 1:
+        return order
+    return np.stack(np.unravel_index(order, confidence.shape), axis=-1)
 
 
 def of_labels(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -183,6 +203,22 @@ def class_labels(
             "-1 for a missing label."
         )
     return labels
+
+
+def check_shape(model: Any, shape: tuple[int, ...]) -> None:
+    """Rejects labels per sample where a sample has several positions, and the reverse.
+
+    Raises:
+        ValueError: for labels of another shape than the training's.
+    """
+    if model.positions.axes != shape[1:]:
+        raise ValueError(
+            "The labels do not fit the student's outputs. "
+            f"Received: labels of shape {shape} for a student with classes at "
+            f"{model.positions.axes or 'one'} positions. Expected: one label per position, as "
+            "`TrainingDynamics(y, per_position=True)` with y of shape [samples, ...], or one per "
+            "sample as `TrainingDynamics(y)`."
+        )
 
 
 def check_tables(model: Any) -> None:

@@ -13,63 +13,53 @@ from keras_lstsd.tables import row_numbers
 ROUNDING = 2.0**-24
 
 
-def units(student: keras.Model) -> int:
-    """Units of the student's output `[batch, units]`; one unit separates two classes.
+def shape(student: keras.Model) -> tuple[int | None, ...]:
+    """Sizes of the student's output `[batch, ..., units]` without the batch.
+
+    The last axis has the units of the classes; one unit separates two classes.
 
     Raises:
-        ValueError: when the output has another shape, or is a softmax over one unit.
+        ValueError: when there is not one such output, or it is a softmax over one unit.
     """
     if isinstance(getattr(student, "output", None), dict):
-        shape = {name: tuple(tensor.shape) for name, tensor in student.output.items()}
+        sizes = {name: tuple(tensor.shape) for name, tensor in student.output.items()}
     elif hasattr(student, "output_shape"):
-        shape = student.output_shape
+        sizes = student.output_shape
     else:
-        shape = _traced_output_shape(student)
-    flat = isinstance(shape, tuple) and all(n is None or isinstance(n, int) for n in shape)
-    if not flat or len(shape) != 2 or shape[1] is None:
+        sizes = _traced_output_shape(student)
+    flat = isinstance(sizes, tuple) and all(n is None or isinstance(n, int) for n in sizes)
+    if not flat or len(sizes) < 2 or sizes[-1] is None:
         raise ValueError(
             "The student must be a classifier with one output tensor. "
-            f"Received: output shape {shape}. Expected: (batch, classes), as "
-            "`keras.layers.Dense(num_classes)` after a `Flatten` or a global pooling gives; for a "
-            "dict or list of outputs write `keras.Model(student.inputs, student.outputs[0])`."
+            f"Received: output shape {sizes}. Expected: (batch, classes), or (batch, ..., classes) "
+            "with classes at each token or pixel; for a dict or list of outputs write "
+            "`keras.Model(student.inputs, student.outputs[0])`."
         )
-    if shape[1] == 1 and last_activation(student) == "softmax":
+    if sizes[-1] == 1 and last_activation(student) == "softmax":
         raise ValueError(
             "A softmax over one unit is always 1. Received: a student that ends in softmax with "
             "1 unit. Expected: `Dense(2, activation='softmax')` or "
             "`Dense(1, activation='sigmoid')`."
         )
-    return shape[1]
+    return sizes[1:]
 
 
 def ends_in_logits(student: keras.Model) -> bool:
     """Whether the student's outputs are logits, by its last layer.
 
     Raises:
-        ValueError: when the last layer does not show it, and for several sigmoid units.
+        ValueError: when the last layer does not show it.
     """
     activation = last_activation(student)
+    if activation in ("softmax", "sigmoid"):
+        return False
     if activation == "linear":
         return True
-    if activation and _is_distribution(activation, units(student)):
-        return False
-    if activation == "sigmoid":
-        raise ValueError(multi_label_message(f"a last layer of {units(student)} sigmoid units"))
     raise ValueError(
         "The last layer does not show whether the student's outputs are logits. "
-        f"Received: last activation {activation!r}. Expected: a last layer with softmax, with no "
-        "activation, or with one sigmoid unit; otherwise pass `from_logits=True` (logits) or "
+        f"Received: last activation {activation!r}. Expected: a last layer with softmax, sigmoid "
+        "or no activation; otherwise pass `from_logits=True` (logits) or "
         "`from_logits=False` (probabilities)."
-    )
-
-
-def multi_label_message(received: str) -> str:
-    """The error for students whose outputs are several independent labels."""
-    return (
-        "A multi-label student is not supported: guidance compares one softmax over the classes. "
-        f"Received: {received}. Expected: one softmax or its logits `[batch, classes]` with a "
-        "categorical crossentropy, or one unit with a binary crossentropy; train several labels "
-        "with `keras.Model.fit`."
     )
 
 
@@ -93,25 +83,26 @@ def last_activation(student: Any) -> str | None:
     return activation
 
 
-def _is_distribution(activation: str | None, units: int) -> bool:
-    """Whether a last activation gives probabilities of classes that sum to 1."""
-    return activation == "softmax" or (activation == "sigmoid" and units == 1)
+def logits(
+    outputs: Any, from_logits: bool, activation: str | None = None, multi_label: bool = False
+) -> Any:
+    """The student's outputs as float32 logits (or log-probabilities) `[batch, ..., classes]`.
 
-
-def logits(outputs: Any, from_logits: bool, activation: str | None = None) -> Any:
-    """The student's outputs as float32 logits (or log-probabilities) `[batch, classes]`.
-
-    Where Keras keeps the input of the last activation, which was not rounded, that is used.
+    Those of a multi-label student have two classes for each label. Where Keras keeps the input of
+    the last activation, which was not rounded, that is used.
     """
+    one_unit = multi_label or outputs.shape[-1] == 1
     kept = compat.logits_of(outputs)
-    if _is_distribution(activation, outputs.shape[-1]) and kept is not None:
+    if kept is not None and (activation == "softmax" or (activation == "sigmoid" and one_unit)):
         outputs, from_logits = kept, True
+    if multi_label:
+        outputs = ops.expand_dims(outputs, -1)
     # What underflows in float16 is known only up to float16's rounding.
     is_half = keras.backend.standardize_dtype(outputs.dtype) == "float16"
     outputs = ops.cast(outputs, "float32")
-    one_unit = outputs.shape[-1] == 1
     if from_logits:
-        return ops.pad(outputs, ((0, 0), (1, 0))) if one_unit else outputs
+        zeros = ((0, 0),) * (len(outputs.shape) - 1)
+        return ops.pad(outputs, (*zeros, (1, 0))) if one_unit else outputs
     log_probs = ops.log(ops.maximum(outputs, ROUNDING if is_half else SMALLEST))
     if one_unit:
         complement = ops.log(ops.maximum(1 - outputs, ROUNDING))
@@ -119,10 +110,12 @@ def logits(outputs: Any, from_logits: bool, activation: str | None = None) -> An
     return log_probs
 
 
-def logits_of(network: keras.Model, y_pred: Any, from_logits: bool) -> Any:
-    """Outputs of a network, or of a copy of it, as float32 logits `[batch, classes]`."""
+def logits_of(
+    network: keras.Model, y_pred: Any, from_logits: bool, multi_label: bool = False
+) -> Any:
+    """Outputs of a network, or of a copy of it, as float32 logits `[batch, ..., classes]`."""
     activation = None if from_logits else last_activation(network)
-    return logits(y_pred, from_logits, activation)
+    return logits(y_pred, from_logits, activation, multi_label)
 
 
 def classes_of(y: Any, num_classes: int) -> Any:

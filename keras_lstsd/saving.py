@@ -272,6 +272,7 @@ class Saving:
             "method": type(self).__name__,
             "settings": self.settings(),
             "num_classes": getattr(self, "num_classes", None),
+            "positions": getattr(self, "positions", None),
             "precision": self.student.dtype_policy.name,
             "start_epoch": self.epoch - self._epoch_of_fit,
             "teachers": [
@@ -312,17 +313,22 @@ class Saving:
     def get_config(self) -> dict:
         """The constructor's arguments, serialized; models and losses among them too."""
         values = self._arguments().items()
-        return {name: keras.saving.serialize_keras_object(value) for name, value in values}
+        config = {name: keras.saving.serialize_keras_object(value) for name, value in values}
+        # The compiled loss may have shown it, and memory is made before a loaded model is compiled.
+        return config | {"multi_label": self.is_multi_label}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None):
         """A model of `get_config`'s arguments, with memory where the size of it is known."""
+        config = dict(config)
+        multi_label = config.pop("multi_label", False)
         model = cls(
             **{
                 name: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
                 for name, value in config.items()
             }
         )
+        model.is_multi_label = multi_label
         model.make_memory()
         return model
 

@@ -29,6 +29,12 @@ def export(
             "Expected: to export after `fit`, or to write `student(x[:1])` before it is wrapped."
         )
     if class_names is not None:
+        if model.positions.multi_label:
+            raise ValueError(
+                "`class_names` name the one class of a sample. Received: a student of "
+                f"{model.positions.labels} labels that are independent. Expected: `export` without "
+                "`class_names`; `probabilities=True` gives the probability of each label."
+            )
         check_class_names(class_names, model.num_classes)
     if format != "tf_saved_model" or keras.backend.backend() != "tensorflow":
         if probabilities or class_names is not None or model.predicts_more_than_student:
@@ -51,9 +57,11 @@ def export(
 
     def serve(inputs):
         served = model.call(inputs, training=False)
-        logits = model.logits_of(served)
+        logits = model.shaped_logits_of(served)
         if probabilities:
             served = ops.softmax(logits)
+            if model.positions.multi_label:
+                served = served[..., 1]
         if class_names is None:
             return served
         import tensorflow as tf

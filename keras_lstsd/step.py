@@ -16,6 +16,9 @@ Tensor = Any
 class Step(NamedTuple):
     """One training step as the hooks of a method see it.
 
+    Where a student has classes at several positions of a sample (tokens, pixels, labels), each
+    position takes the place of a sample here: see `keras_lstsd.positions`.
+
     Args:
         inputs: the student's inputs, as the data has them.
         y: labels, as the compiled loss takes them: `[batch]` or `[batch, classes]`.
@@ -23,7 +26,7 @@ class Step(NamedTuple):
         sample_index: integers `[batch]`, rows of the tables; None where the data has no index.
         logits: the student's logits (or log-probabilities), float32 `[batch, classes]`.
         mask: the mask that Keras propagates to the student's output; None without one.
-        sample_weight: weights as the compiled loss takes them, `[batch]`; None without weights.
+        sample_weight: float32 weights `[batch]`; None without weights.
         mixing: float32 `[batch, batch]`, row i with the weights of the samples in input i; None
             where inputs are not mixed.
         index_validated: whether `fit` checked that no index is repeated or out of range.

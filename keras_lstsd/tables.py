@@ -116,7 +116,7 @@ class SampleTable(Table):
 
     def attach(self, model: Any) -> None:
         """Makes the rows for a model's samples and classes."""
-        self.build((model.num_samples, model.num_classes))
+        self.build((model.num_rows, model.num_classes))
 
     def read(self, index: Any, index_validated: bool = False) -> tuple[Any, Any]:
         """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known, same shape).

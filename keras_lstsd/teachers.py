@@ -11,11 +11,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import outputs
+from keras_lstsd import outputs, positions
 from keras_lstsd.data.arrays import checksum
 from keras_lstsd.snapshot import Snapshot, float_values
 from keras_lstsd.step import Step
 from keras_lstsd.taps import split, tapped
+
+
+def _classes(places: positions.Positions, classes: int) -> str:
+    """Number of classes, and of positions where there are several."""
+    axes = " x ".join(map(str, places.axes))
+    kind = "labels" if places.multi_label else "positions"
+    return f"{classes} classes" + (f" for {axes} {kind}" if axes else "")
 
 
 def without_side_effects(network: keras.Model) -> keras.StatelessScope:
@@ -56,19 +63,25 @@ class _Other:
         """The teacher's logits for the inputs of a step, float32 `[batch, classes]`."""
         return self.predict_with_features(step)[0]
 
-    def check_classes(self, num_classes: int) -> None:
+    def check_classes(self, model: Any) -> None:
         """Rejects a network for other classes than the student's."""
-        classes = max(outputs.units(self.network), 2)
-        if classes != num_classes:
+        sigmoid = outputs.last_activation(self.network) == "sigmoid"
+        many = sigmoid or model.positions.multi_label
+        self.positions, units = positions.of(self.network, many)
+        classes = max(units, 2)
+        if (self.positions, classes) != (model.positions, model.num_classes):
             raise ValueError(
-                "The teacher's classes do not match the student's. "
-                f"Received: a teacher of {classes} classes for a student of {num_classes}. "
+                "The teacher's classes do not match the student's. Received: a teacher of "
+                f"{_classes(self.positions, classes)} for a student of "
+                f"{_classes(model.positions, model.num_classes)}. "
                 "Expected: the same classes in the same order."
             )
 
     def logits_of(self, y_pred: Any) -> Any:
-        """The network's outputs as float32 logits `[batch, classes]`."""
-        return outputs.logits_of(self.network, y_pred, self.from_logits)
+        """The network's outputs as float32 logits `[rows, classes]`."""
+        many = self.positions.multi_label
+        logits = outputs.logits_of(self.network, y_pred, self.from_logits, many)
+        return self.positions.rows(logits)
 
     def _without_gradient(self, y_pred: Any) -> tuple[Any, dict[str, Any]]:
         y_pred, features = split(y_pred)
@@ -152,7 +165,7 @@ class Given(_Other, Snapshot):
         Raises:
             ValueError: for other classes than the student's.
         """
-        self.check_classes(model.num_classes)
+        self.check_classes(model)
         self.fingerprint()
         self._runs()
         if self.runs_in_step:
@@ -234,7 +247,7 @@ class Trained(_Other, keras.layers.Layer):
         Raises:
             ValueError: for other classes than the student's.
         """
-        self.check_classes(model.num_classes)
+        self.check_classes(model)
         if self.optimizer is not None:
             self.optimizer.build(self.network.trainable_variables)
         self.built = True

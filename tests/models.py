@@ -64,7 +64,7 @@ def other(student, seed=1):
         # The same for texts of any padding.
         flat = [layers.Lambda(_total)(x) for x in keras.tree.flatten(inputs)]
         joined = layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
-        return keras.Model(inputs, layers.Dense(outputs.units(student))(joined))
+        return keras.Model(inputs, layers.Dense(outputs.shape(student)[-1])(joined))
     finally:
         random.setstate(state)
 

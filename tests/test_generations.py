@@ -273,5 +273,5 @@ def test_no_students_and_other_classes_are_rejected():
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])
     students = [networks(units, (None,))[0][0] for units in (3, 4)]
-    with pytest.raises(ValueError, match=r"\[3, 4\] output units"):
+    with pytest.raises(ValueError, match=r"outputs of \[\(3,\), \(4,\)\]"):
         Ensemble(students)

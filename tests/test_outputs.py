@@ -27,6 +27,7 @@ def functional(activation):
         (ending(layers.Dense(4), layers.Softmax()), False),
         (ending(layers.Dense(4), layers.Activation("softmax", dtype="float32")), False),
         (ending(layers.Dense(1, activation="sigmoid")), False),
+        (ending(layers.Dense(4, activation="sigmoid")), False),
         (functional(None), True),
         (functional("softmax"), False),
         (ending(functional("softmax")), False),
@@ -49,15 +50,11 @@ def test_other_last_layers_are_rejected_with_the_argument_to_pass(student):
         outputs.ends_in_logits(student)
 
 
-def test_several_sigmoid_units_are_rejected_as_multi_label():
-    student = ending(layers.Dense(4, activation="sigmoid"))
-    with pytest.raises(ValueError, match="multi-label.*Received: .*4 sigmoid units.*Expected"):
-        outputs.ends_in_logits(student)
-
-
-def test_units_are_counted():
-    assert outputs.units(ending(layers.Dense(4))) == 4
-    assert outputs.units(ending(layers.Dense(1))) == 1
+def test_the_last_axis_has_the_units():
+    assert outputs.shape(ending(layers.Dense(4))) == (4,)
+    assert outputs.shape(ending(layers.Dense(1))) == (1,)
+    x = keras.Input((None, 3))
+    assert outputs.shape(keras.Model(x, layers.Dense(4)(x))) == (None, 4)
 
 
 def several_outputs(kind):
@@ -77,12 +74,12 @@ def several_outputs(kind):
 @pytest.mark.parametrize("kind", ["list", "dict", "dict of one"])
 def test_several_outputs_are_rejected(kind):
     with pytest.raises(ValueError, match=r"one output tensor.*Received.*\(None, 4\).*Expected"):
-        outputs.units(several_outputs(kind))
+        outputs.shape(several_outputs(kind))
 
 
 def test_the_line_to_write_for_a_dict_of_outputs_makes_a_student():
     student = several_outputs("dict of one")
-    assert outputs.units(keras.Model(student.inputs, student.outputs[0])) == 4
+    assert outputs.shape(keras.Model(student.inputs, student.outputs[0])) == (4,)
 
 
 def test_a_subclassed_student_with_a_dict_of_outputs_is_rejected():
@@ -97,17 +94,17 @@ def test_a_subclassed_student_with_a_dict_of_outputs_is_rejected():
     student = Net()
     student(np.ones((2, 3)))
     with pytest.raises(ValueError, match="one output tensor.*Received.*species.*Expected"):
-        outputs.units(student)
+        outputs.shape(student)
 
 
 def test_outputs_of_another_shape_are_rejected():
     x = keras.Input((3, 3))
-    with pytest.raises(ValueError, match=r"one output.*\(None, 3, 4\)"):
-        outputs.units(keras.Model(x, layers.Dense(4)(x)))
+    with pytest.raises(ValueError, match=r"one output.*\(None,\)"):
+        outputs.shape(keras.Model(x, keras.ops.sum(x, axis=(1, 2))))
     with pytest.raises(ValueError, match="one output"):
-        outputs.units(keras.Model(x, [layers.Flatten()(x), layers.Flatten()(x)]))
+        outputs.shape(keras.Model(x, [layers.Flatten()(x), layers.Flatten()(x)]))
     with pytest.raises(ValueError, match="softmax over one unit"):
-        outputs.units(ending(layers.Dense(1, activation="softmax")))
+        outputs.shape(ending(layers.Dense(1, activation="softmax")))
 
 
 def test_all_kinds_of_outputs_become_logits():
@@ -131,6 +128,17 @@ def test_the_input_of_the_last_activation_is_used_where_keras_keeps_it(units, ac
     predicted = student(np.array([[1.0], [-1.0]]))
     log_probs = log_softmax(outputs.logits(predicted, False, activation))
     np.testing.assert_allclose(log_probs, [[-300, 0], [0, -300]], atol=1e-4)
+
+
+def test_sigmoid_units_of_a_multi_label_student_have_two_classes_each():
+    x = np.array([[3.0, -1.0, 4.0]], "float32")
+    predicted = keras.activations.sigmoid(ops.convert_to_tensor(x))
+    for y_pred, activation in ((predicted, "sigmoid"), (predicted + 0, None)):
+        found = log_softmax(outputs.logits(y_pred, False, activation, multi_label=True))
+        expected = np.stack([-np.log1p(np.exp(x)), -np.log1p(np.exp(-x))], axis=-1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = log_softmax(outputs.logits(ops.convert_to_tensor(x), True, None, multi_label=True))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_several_sigmoid_units_are_used_as_given_probabilities():

@@ -11,6 +11,7 @@ from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
 from keras_lstsd.outputs import classes_of
 from keras_lstsd.step import Guidance, Step
+from keras_lstsd.tables import in_range
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -85,7 +86,15 @@ class DUPS(Distillation):
 
     def labels(self, step: Step) -> Any:
         """Classes of the samples, int32 `[batch]`; their shares `[batch, classes]` in mixtures."""
-        return classes_of(step.y, self.num_classes) if step.mixing is None else step.y
+        if step.mixing is not None:
+            return step.y
+        classes = classes_of(step.y, self.num_classes)
+        if not self.positions.multi_label:
+            return classes
+        # A class of its own for each value of each label.
+        label = ops.arange(ops.shape(classes)[0], dtype="int32") % self.positions.labels
+        known = in_range(classes, self.num_classes)
+        return ops.where(known, self.num_classes * label + classes, -1)
 
     def guidance(self, step: Step) -> Guidance | None:
         """teacher_weight KL[q_c || p_T], beside student_weight times the compiled loss."""

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.distillation import DistillationLoss, FeatureDistillation, LogitsDistillation
 
-from keras_lstsd.checks import check_distillation
+from keras_lstsd.checks import check_distillation, check_one_class
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.taps import before_head
@@ -199,6 +199,7 @@ class FeatureMatching(Distillation):
         """sum_k weight_k l_k(teacher, student)."""
         if not self.pairs:
             return None
+        check_one_class(self)
         logits, features = self.teacher.predict_with_features(step)
         total = 0.0
         for pair in self.pairs:

@@ -139,7 +139,7 @@ class KnowledgeDistillation(Distillation):
                 stacklevel=2,
             )
         self.teacher_rows.fill(
-            (index, log_softmax(self.teacher.ask(x), self.temperature))
+            (self.rows_of(index), log_softmax(self.teacher.ask(x), self.temperature))
             for x, index, _ in self.plain_samples()
         )
         self._answered.assign(1)

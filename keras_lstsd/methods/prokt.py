@@ -132,20 +132,15 @@ class ProKT(Distillation):
             return None
         inputs = self.inputs_of(x)
         student = self._student_log_probs(inputs) if self.projection else None
-        weights = None
-        if sample_weight is not None:
-            weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
 
         def loss():
             y_pred = self.teacher(inputs, training=True)
             logits = self.teacher.logits_of(y_pred)
-            task = compat.task_loss(self, y, self._as_outputs(logits), sample_weight)
+            task = compat.task_loss(self, y, self._as_outputs(logits, y_pred), sample_weight)
             value = (1 - self.projection) * task
             if self.projection:
                 nearness = cross_entropy(logits, student)
-                mask, reduction = compat.mask_of(y_pred), compat.loss_reduction(self)
-                nearness = compat.reduce_loss(nearness, weights, mask, reduction)
-                value = value + self.projection * nearness
+                value = value + self.projection * self.reduced(nearness, y_pred, sample_weight)
             return value + compat.added_losses(self, self.teacher.network)
 
         return self.update(self.teacher.network, self.teacher.optimizer, loss)
@@ -156,12 +151,16 @@ class ProKT(Distillation):
             y_pred = self.student(inputs, training=True)
         return ops.stop_gradient(log_softmax(self.logits_of(y_pred)))
 
-    def _as_outputs(self, logits: Any) -> Any:
-        """Logits `[batch, classes]` in the form of the student's outputs."""
-        if self.student_units == 1:
+    def _as_outputs(self, logits: Any, y_pred: Any) -> Any:
+        """The teacher's logits `[rows, classes]` in the form of the student's outputs."""
+        one_unit = self.student_units == 1
+        if one_unit:
             logits = logits[:, 1:] - logits[:, :1]
-            return logits if self.from_logits else keras.activations.sigmoid(logits)
-        return logits if self.from_logits else keras.activations.softmax(logits)
+        if self.positions.axes:
+            logits = ops.reshape(logits, (*ops.shape(y_pred)[:-1], -1))
+        if self.from_logits:
+            return logits
+        return (keras.activations.sigmoid if one_unit else keras.activations.softmax)(logits)
 
     def guidance(self, step: Step) -> Guidance | None:
         """alpha T^2 H(p', q) or alpha NCE, beside (1 - alpha) times the compiled loss."""

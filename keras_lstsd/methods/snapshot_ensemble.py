@@ -84,13 +84,13 @@ class SnapshotEnsemble(Distillation):
         outputs = ops.cast(outputs, "float32")
         if not self.from_logits:
             return outputs
-        return ops.sigmoid(outputs) if outputs.shape[-1] == 1 else ops.softmax(outputs)
+        return ops.sigmoid(outputs) if self.student_units == 1 else ops.softmax(outputs)
 
     def _outputs(self, probabilities: Any) -> Any:
         """Probabilities, or their logarithms where the student's outputs are logits."""
         if not self.from_logits:
             return probabilities
         log_probs = ops.log(ops.maximum(probabilities, SMALLEST))
-        if probabilities.shape[-1] == 1:
+        if self.student_units == 1:
             return log_probs - ops.log(ops.maximum(1 - probabilities, SMALLEST))
         return log_probs

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, count
+from keras_lstsd.checks import check_distillation, check_one_class, count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import cross_entropy, log_softmax
 from keras_lstsd.step import Guidance, Step
@@ -131,6 +131,7 @@ class TinyBERT(Distillation):
 
     def guidance(self, step: Step) -> Guidance:
         """The loss of the stage, in place of the compiled loss."""
+        check_one_class(self)
         logits, features = self.teacher.predict_with_features(step)
         last = self.intermediate_epochs
 

@@ -55,7 +55,7 @@ def test_random_network_has_the_number_of_parameters_of_its_size():
     embeddings = (len(PIECES) + 2 + 512) * 128 + 2 * 128
     pooler_and_head = 128 * 128 + 128 + 128 * 2 + 2
     assert student.count_params() == embeddings + 2 * block + pooler_and_head
-    assert (outputs.units(student), outputs.ends_in_logits(student)) == (2, True)
+    assert (outputs.shape(student), outputs.ends_in_logits(student)) == ((2,), True)
 
 
 def test_vocabulary_without_capitals_ignores_case_and_accents():

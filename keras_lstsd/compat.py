@@ -80,6 +80,19 @@ def task_loss(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> An
     return model._compile_loss(y, y_pred, sample_weight)
 
 
+def update_metrics(model: keras.Model, y: Any, y_pred: Any, share: Any, sample_weight: Any) -> None:
+    """Updates the metrics of one output; those that take no weights have the weights `share`."""
+    compiled = model._compile_metrics
+    if compiled is None:
+        return
+    if not compiled.built:
+        compiled.build(y, y_pred)
+    kinds = (compiled._flat_metrics, share), (compiled._flat_weighted_metrics, sample_weight)
+    for metrics, weights in kinds:
+        for metric in filter(None, metrics):
+            metric.update_state(y, y_pred, weights)
+
+
 def added_losses(model: keras.Model, network: keras.Model) -> Any:
     """The losses that a network added in its last call, and those of its regularizers."""
     return sum(model._aggregate_additional_loss(loss) for loss in network.losses)

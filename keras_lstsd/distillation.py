@@ -85,6 +85,8 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
         # A function, as Keras would track the model as a part of this one.
         self.tapped = functools.cache(lambda: taps.tapped(self.student, self.taps))
         self.has_memory = self.is_multi_label = False
+        # Whether training samples may lack a label. `fit` finds it in arrays.
+        self.has_unlabelled = False
         self._batches = self._source = self._data = self._first_epoch_of_fit = self._interrupted = (
             None
         )
@@ -200,15 +202,18 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
         guidance = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
         weights = sample_weight
+        if self.has_unlabelled:
+            y, _, weights = self.labelled(y, y_pred, sample_weight)
         if guidance is not None and not (
             isinstance(guidance.task_weight, float | int) and guidance.task_weight == 1
         ):
             compiled_loss.check_task_weight(compat.loss_reduction(self))
-            weights = ops.convert_to_tensor(guidance.task_weight, "float32")
-            if len(weights.shape):
-                weights = self.positions.as_loss(weights, self._shape_of(y_pred))
-            if sample_weight is not None:
-                weights = weights * self._loss_weights(y_pred, sample_weight)
+            shares = ops.convert_to_tensor(guidance.task_weight, "float32")
+            if len(shares.shape):
+                shares = self.positions.as_loss(shares, self._shape_of(y_pred))
+            if weights is not None:
+                shares = shares * self._loss_weights(y_pred, weights)
+            weights = shares
         loss = super().compute_loss(x, y, y_pred, weights, training)
         if guidance is not None:
             guided = self.reduced(guidance.loss, y_pred, sample_weight)
@@ -219,7 +224,11 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y_pred, _ = taps.split(y_pred)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        if not self.has_unlabelled:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        y, share, weights = self.labelled(y, y_pred, sample_weight)
+        compat.update_metrics(self, y, y_pred, share, weights)
+        return self.get_metrics_result()
 
     def _step(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any, features: dict | None = None

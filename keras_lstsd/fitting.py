@@ -47,6 +47,10 @@ class Fitting:
         index. For a method with a memory per sample, a `tf.data.Dataset` carries its index: see
         `keras_lstsd.data.with_sample_index`. Other methods take any data that Keras takes.
 
+        A sample without a label (-1, NaN, or an all-zero one-hot row) adds nothing to the compiled
+        loss, whose divisor counts it, nor to metrics, and is guided as all others. `fit` finds such
+        samples in arrays; for other data write `model.has_unlabelled = True` before `fit`.
+
         Raises:
             ValueError: for data without an index where the method needs one, for more samples
                 than `num_samples`, and for arrays whose rows mean other samples than before. At
@@ -98,6 +102,8 @@ class Fitting:
             self._build_for(x)
             self.find_positions()
             compiled_loss.check(self)
+            if batches is not None:
+                self._find_unlabelled(batches.labels[0])
             with self._scope():
                 self.make_memory()
                 if self._device_stage.serve(batches):
@@ -179,6 +185,11 @@ class Fitting:
         checksums = batches.sample_checksums()
         checks.check_same_samples(self._checksums, checksums)
         self._checksums = checksums
+
+    def _find_unlabelled(self, y: Any) -> None:
+        """Finds whether samples of arrays have no label; the step is compiled again then."""
+        if self.positions.any_missing(y) and not self.has_unlabelled:
+            self.has_unlabelled, self.train_function = True, None
 
     def _build_for(self, data: Any) -> None:
         """Rejects a data set without an index; builds a student that is not built yet."""

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_lstsd import compat, compiled_loss, outputs
+from keras_lstsd.tables import in_range
 
 
 class Positions(NamedTuple):
@@ -81,6 +82,27 @@ class Positions(NamedTuple):
         dtype = keras.backend.standardize_dtype(y.dtype)
         y = ops.cast(y, dtype if keras.backend.is_float_dtype(dtype) else "int32")
         return ops.where(mask, y, ops.cast(-1, y.dtype))
+
+    def any_missing(self, y: Any) -> bool:
+        """On the host: whether samples have no label: -1, NaN, or an all-zero one-hot row.
+
+        Raises:
+            ValueError: for samples of which only some labels are missing.
+        """
+        y = np.asarray(y)
+        if y.dtype.kind not in "biuf":
+            return False
+        gone = np.isnan(y) | (y < 0)
+        if self.multi_label:
+            some = gone.reshape(len(y), -1)
+            if (some.any(-1) & ~some.all(-1)).any():
+                raise ValueError(
+                    "A sample has either all of its labels or none. Received: samples of which "
+                    f"some of the {self.labels} labels are -1 or NaN. Expected: -1 for all of them."
+                )
+        elif y.ndim == len(self.axes) + 2 and y.shape[-1] > 1:
+            return bool(gone.any() or (y == 0).all(-1).any())
+        return bool(gone.any())
 
     def as_loss(self, values: Any, shape: Any) -> Any:
         """Values `[rows]` in the form of the compiled loss: a mean over labels, as its own."""
@@ -156,6 +178,25 @@ class Positioned:
         # The compiled loss of a multi-label student is a mean over its labels.
         shape = shape[:-1] if self.positions.multi_label else shape
         return self.positions.broadcast(ops.cast(sample_weight, "float32"), shape)
+
+    def labelled(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        """Labels and weights with which samples without a label add nothing to a loss.
+
+        Returns:
+            `(y, share, weights)`: labels with 0 in place of missing ones; 1.0 for the samples
+            that have one, in the form of the compiled loss; these times the sample weights.
+        """
+        y = ops.convert_to_tensor(y)
+        classes = outputs.classes_of(
+            self.positions.label_rows(y, self.student_units), self.num_classes
+        )
+        known = in_range(classes, self.num_classes)
+        share = self.positions.as_loss(ops.cast(known, "float32"), self._shape_of(y_pred))
+        gone = ops.isnan(y) | (y < 0) if keras.backend.is_float_dtype(y.dtype) else y < 0
+        y = ops.where(gone, ops.zeros_like(y), y)
+        if sample_weight is None:
+            return y, share, share
+        return y, share, share * self._loss_weights(y_pred, sample_weight)
 
     def reduced(self, values: Any, y_pred: Any, sample_weight: Any) -> Any:
         """Losses `[rows]`, reduced as the compiled loss is: same mask, weights and divisor."""

@@ -6,6 +6,7 @@ import pytest
 
 import keras_lstsd
 from tests.methods.linear import Given, OneEpoch
+from tests.models import slow
 from tests.oracles import positions as oracle
 
 SAMPLES, TIME, FEATURES, CLASSES, BATCH, EPOCHS, RATE = 12, 4, 3, 3, 5, 5, 0.5
@@ -15,7 +16,12 @@ LENGTHS = [4, 3, 1, 4, 2, 0, 3, 4, 4, 2, 1, 3]
 
 KINDS = ("tokens", "token_shares", "labels", "label_logits")
 
-both = pytest.mark.parametrize("jit_compile", [False, True])
+both = pytest.mark.parametrize("jit_compile", [False, slow(True)])
+every_kind = pytest.mark.parametrize(
+    ("kind", "jit_compile"),
+    [(kind, False) for kind in KINDS]
+    + [("tokens", True), ("label_logits", True), slow("token_shares", True), slow("labels", True)],
+)
 
 
 def draw(seed, *shape):
@@ -155,8 +161,7 @@ def close(found, expected, message):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=message)
 
 
-@both
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("kl", ["reverse", "forward"])
 def test_lstsd(kind, jit_compile, kl):
     data, settings = problem(kind), (2, 2.4, 4.0, 2.0)
@@ -165,22 +170,20 @@ def test_lstsd(kind, jit_compile, kl):
     follow(kind, model, oracle.LSTSD(shape, *settings, kl), lstsd_memory, jit_compile, data)
 
 
-@both
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_temporal_ensembling(kind, jit_compile):
     data, settings = problem(kind), (0.6, 4.0, 2.0, "reverse")
     shape = simulated(kind).shape(*data.y.shape)
     model = keras_lstsd.TemporalEnsembling(student(kind), SAMPLES, *settings)
     method = oracle.TemporalEnsembling(shape, *settings)
-    follow(kind, model, method, _ensemble, jit_compile, data)
+    follow(kind, model, method, ensemble_memory, jit_compile, data)
 
 
-def _ensemble(model):
+def ensemble_memory(model):
     return {"ensemble": rows_of(model.ensemble)}
 
 
-@both
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_dups(kind, jit_compile):
     data, settings = problem(kind), (2, 0.8, 0.4, 3.0)
     model = keras_lstsd.DUPS(student(kind), *settings)
@@ -188,8 +191,7 @@ def test_dups(kind, jit_compile):
     follow(kind, model, method, dups_memory, jit_compile, data)
 
 
-@both
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("divergence", ["kl", "mse"])
 def test_mean_teacher(kind, jit_compile, divergence):
     data = problem(kind)
@@ -199,8 +201,7 @@ def test_mean_teacher(kind, jit_compile, divergence):
     follow(kind, model, method, mean_teacher_memory, jit_compile, data)
 
 
-@both
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("stored", [False, True])
 def test_knowledge_distillation(kind, jit_compile, stored):
     data, settings = problem(kind), {"alpha": 0.7, "temperature": 3.0}
@@ -226,13 +227,12 @@ def irregular():
 @pytest.mark.parametrize("kind", ["tokens", "label_logits"])
 @pytest.mark.parametrize("name", ["LSTSD", "TemporalEnsembling"])
 def test_batches_that_skip_and_repeat_samples(name, kind, jit_compile):
-    settings = {"LSTSD": (2, 2.4, 4.0, 2.0, "reverse"), "TemporalEnsembling": (0.6, 4.0, 2.0)}[name]
+    settings = {"LSTSD": (2, 2.4, 4.0, 2.0), "TemporalEnsembling": (0.6, 4.0, 2.0)}[name]
     data = problem(kind)
     model = getattr(keras_lstsd, name)(student(kind), SAMPLES, *settings)
     shape = simulated(kind).shape(*data.y.shape)
-    settings = (*settings, "reverse")[: 5 if name == "LSTSD" else 4]
-    method = getattr(oracle, name)(shape, *settings)
-    memory = lstsd_memory if name == "LSTSD" else _ensemble
+    method = getattr(oracle, name)(shape, *settings, "reverse")
+    memory = lstsd_memory if name == "LSTSD" else ensemble_memory
     follow(kind, model, method, memory, jit_compile, data, irregular())
 
 
@@ -304,8 +304,7 @@ OFF = {
 }
 
 
-@both
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 @pytest.mark.parametrize("name", OFF)
 def test_without_guidance_training_is_plain_training(name, kind, jit_compile):
     settings, stages = OFF[name], {"LSTSD": 2, "DUPS": 2}

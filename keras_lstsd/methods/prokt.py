@@ -136,7 +136,10 @@ class ProKT(Distillation):
         def loss():
             y_pred = self.teacher(inputs, training=True)
             logits = self.teacher.logits_of(y_pred)
-            task = compat.task_loss(self, y, self._as_outputs(logits, y_pred), sample_weight)
+            labels, weights = y, sample_weight
+            if self.has_unlabelled:
+                labels, _, weights = self.labelled(y, y_pred, sample_weight)
+            task = compat.task_loss(self, labels, self._as_outputs(logits, y_pred), weights)
             value = (1 - self.projection) * task
             if self.projection:
                 nearness = cross_entropy(logits, student)

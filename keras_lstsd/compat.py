@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask
 from keras.src.losses.loss import reduce_weighted_values
 from keras.src.models.functional import Functional
 
@@ -19,7 +20,8 @@ def reduce_loss(values: Any, sample_weight: Any, mask: Any, reduction: str | Non
 
 def mask_of(tensor: Any) -> Any:
     """The mask that Keras's layers attach to their outputs, or None."""
-    return getattr(tensor, "_keras_mask", None)
+    # Tracers of JAX take no attributes; Keras keeps theirs elsewhere.
+    return get_keras_mask(tensor)
 
 
 def logits_of(probabilities: Any) -> Any:

@@ -187,7 +187,12 @@ class Fitting:
         self._checksums = checksums
 
     def _find_unlabelled(self, y: Any) -> None:
-        """Finds whether samples of arrays have no label; the step is compiled again then."""
+        """Finds whether samples of arrays have no label; the step is compiled again then.
+
+        A loss with an `ignore_class` leaves them out itself.
+        """
+        if getattr(compat.compiled_loss(self), "ignore_class", None) is not None:
+            return
         if self.positions.any_missing(y) and not self.has_unlabelled:
             self.has_unlabelled, self.train_function = True, None
 

@@ -41,7 +41,7 @@ def test_a_mask_leaves_samples_out_of_a_reduction():
 def test_the_mask_of_an_output_is_found():
     masked = layers.Masking()(ops.convert_to_tensor(X))
     found = compat.mask_of(masked)
-    assert found is not None, moved("`tensor._keras_mask`")
+    assert found is not None, moved("`keras.src.backend.common.masking.get_keras_mask`")
     np.testing.assert_array_equal(ops.convert_to_numpy(found), [True, False])
     assert compat.mask_of(ops.convert_to_tensor(X)) is None
 

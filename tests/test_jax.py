@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 # Of the properties of all methods a choice, and of the generated cases those of small functions.
 # What uses Keras's layers or other methods only runs there with `KERAS_BACKEND=jax pytest`.
 OF_KERAS = ("generations", "students", "trainings", "label_quality", "report", "docs", "resnext")
+OF_KERAS += ("fit_arguments", "training_dynamics", "compiled_loss")
 CHOSEN = " and ".join(
     (
         "(not test_properties or starts)",
@@ -20,6 +21,10 @@ CHOSEN = " and ".join(
         "(not test_data_sources or (py_dataset and lstsd))",
         "not mixed_precision_step",
         "(not test_tiny_bert or small1)",
+        "(not test_knowledge_distillation or follows)",
+        "(not test_positions or (tokens and (reverse or dups or kl)))",
+        "(not test_kinds_of_outputs or (as_samples and lstsd))",
+        "(not test_unlabelled or metrics)",
         *(f"not test_{name}" for name in OF_KERAS),
         "not any_batches",
         "not zero_stop",
@@ -41,7 +46,14 @@ def test_the_suite_passes_on_jax_without_tensorflow(tmp_path):
     }
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x"]
     result = subprocess.run(
-        [*command, "--ignore=tests/recipes", "-k", CHOSEN, "tests"],
+        [
+            *command,
+            "--ignore=tests/recipes",
+            "--ignore=tests/bad_input/test_fit.py",
+            "-k",
+            CHOSEN,
+            "tests",
+        ],
         cwd=ROOT,
         env=environment,
         capture_output=True,

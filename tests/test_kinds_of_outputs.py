@@ -75,15 +75,10 @@ def trained(name, kind, flat=False, epochs=5, weight=None, samples=SAMPLES, **op
 
 
 EVERY = [name for name in NAMES if name not in REFUSED]
-PLAIN = ("lstsd", "temporal_ensembling", "mean_teacher", "dups", "prokt", "knowledge_distillation")
-CASES = [(name, "tokens") if name in PLAIN else slow(name, "tokens") for name in EVERY]
-CASES += [("lstsd", "pixels"), ("lstsd", "masks")]
-CASES += [
-    (name, "labels") if name in PLAIN else slow(name, "labels")
-    for name in EVERY
-    # A class of its own for each label; see `test_positions.py`.
-    if name != "dups"
-]
+# The others follow simulations in `test_positions.py`, or differ from these in the formula.
+CASES = [(name, "tokens") if name in ("lstsd", "prokt") else slow(name, "tokens") for name in EVERY]
+CASES += [("lstsd", "pixels"), ("lstsd", "masks"), ("prokt", "labels"), slow("rco", "labels")]
+CASES += [slow("snapshot_distillation", "labels"), slow("single_teacher_lstsd", "labels")]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -27,7 +27,8 @@ class DUPS(Distillation):
     Stage 0 has the compiled loss only, and so has a sample whose class has no teacher or that has
     no label. A soft label counts as the class of its largest share. The memory is one table of
     classes x classes. With a `CyclicCosine` learning rate, one cycle per stage, it is the paper's
-    DUPS+.
+    DUPS+. Each value of each label of a multi-label student is a class; the weight of a sample's
+    compiled loss is then the mean over its labels.
 
     Logs: `distillation_loss` (weighted), `teacher_coverage`.
 

@@ -49,7 +49,8 @@ class Fitting:
 
         A sample without a label (-1, NaN, or an all-zero one-hot row) adds nothing to the compiled
         loss, whose divisor counts it, nor to metrics, and is guided as all others. `fit` finds such
-        samples in arrays; for other data write `model.has_unlabelled = True` before `fit`.
+        samples in arrays, for a crossentropy of Keras; otherwise write
+        `model.has_unlabelled = True` before `fit`.
 
         Raises:
             ValueError: for data without an index where the method needs one, for more samples
@@ -189,9 +190,11 @@ class Fitting:
     def _find_unlabelled(self, y: Any) -> None:
         """Finds whether samples of arrays have no label; the step is compiled again then.
 
-        A loss with an `ignore_class` leaves them out itself.
+        A loss with an `ignore_class` leaves them out itself. To other losses than crossentropies
+        such numbers may be labels.
         """
-        if getattr(compat.compiled_loss(self), "ignore_class", None) is not None:
+        ignores = getattr(compat.compiled_loss(self), "ignore_class", None) is not None
+        if ignores or "crossentropy" not in compiled_loss.name_of(self):
             return
         if self.positions.any_missing(y) and not self.has_unlabelled:
             self.has_unlabelled, self.train_function = True, None

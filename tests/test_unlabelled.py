@@ -127,6 +127,18 @@ def test_all_zero_rows_of_a_multi_label_student_are_labels():
     assert not model.has_unlabelled
 
 
+def test_negative_targets_of_another_loss_are_no_missing_labels():
+    y = np.where(Y == 0, -1.0, 1.0)
+    model = keras_lstsd.Distillation(student("tanh", 1), from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), "hinge")
+    plain = student("tanh", 1)
+    plain.compile(keras.optimizers.SGD(0.5), "hinge")
+    for it in (model, plain):
+        it.fit(X, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    assert not model.has_unlabelled
+    assert_same(model.student, plain)
+
+
 def test_a_loss_that_ignores_a_class_leaves_it_out_itself():
     plain = student()
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)

@@ -57,6 +57,19 @@ def check_distillation(temperature: float, kl: str = "reverse", **weights: float
             )
 
 
+def check_divergence(divergence: str) -> None:
+    """Rejects an unknown measure of the distance from a teacher.
+
+    Raises:
+        ValueError: for another one than `"kl"` and `"mse"`.
+    """
+    if divergence not in ("kl", "mse"):
+        raise ValueError(
+            "`divergence` measures how far the student is from its teacher. "
+            f"Received: divergence={divergence!r}. Expected: 'kl' or 'mse'."
+        )
+
+
 def check_momentum(momentum: float) -> None:
     """Rejects a momentum that a moving average cannot have.
 

@@ -58,6 +58,29 @@ def cross_entropy(student_logits: Any, teacher_log_probs: Any, temperature: floa
     return -ops.sum(ops.exp(teacher_log_probs) * log_softmax(student_logits, temperature), axis=-1)
 
 
+def squared_error(student_logits: Any, teacher_log_probs: Any, temperature: float = 1.0) -> Any:
+    """Mean squared difference of probabilities, per sample.
+
+    `1/C sum_c (p_c - q_c)^2` with `p = softmax(student / T)` and the teacher's `ln q` as given.
+
+    Args:
+        student_logits: `[..., classes]`, logits or log-probabilities.
+        teacher_log_probs: `[..., classes]`, as `log_softmax(logits, T)` returns them.
+        temperature: T > 0, for the student.
+
+    Returns:
+        float32 tensor `[...]`, at most 2 / C.
+
+    Example:
+        >>> teacher = keras_lstsd.losses.log_softmax([[0.0, 0.0]])
+        >>> keras_lstsd.losses.squared_error([[2.0, 0.0]], teacher)   # [0.145]
+
+    Source: Laine and Aila 2016, Algorithm 2; Tarvainen and Valpola 2017.
+    """
+    p = ops.exp(log_softmax(student_logits, temperature))
+    return ops.mean(ops.square(p - ops.exp(teacher_log_probs)), axis=-1)
+
+
 def kl_divergence(
     student_logits: Any,
     teacher_logits: Any,

@@ -42,6 +42,10 @@ EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs; by default the paper's.",
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Batch size; by default the paper's.", 1)
 SAMPLES = flags.DEFINE_integer("samples", None, "Trains on the first images only.", 1)
 WRONG_LABELS = flags.DEFINE_float("wrong_labels", 0.0, "Share of wrong training labels.", 0.0, 1.0)
+LABELS_PER_CLASS = flags.DEFINE_integer(
+    "labels_per_class", None, "Labels that each class keeps; by default all.", 1
+)
+LABEL_FLAGS = (WRONG_LABELS, LABELS_PER_CLASS)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the CIFAR-100 files; by default tensorflow-datasets."
 )
@@ -123,6 +127,10 @@ class Task:
         self.labels, self.wrong = label_noise.with_wrong_labels(
             data.y_train, settings["wrong_labels"], cifar100.NUM_CLASSES, run["seed"]
         )
+        self.y = keras.utils.to_categorical(self.labels, cifar100.NUM_CLASSES)
+        if settings["labels_per_class"] is not None:
+            kept = settings["labels_per_class"]
+            self.y[label_noise.hidden_labels(self.labels, kept, run["seed"])] = 0
         precision = "mixed_bfloat16" if settings["mixed_precision"] else "float32"
         keras.config.set_dtype_policy(precision)
 
@@ -152,7 +160,7 @@ class Task:
         """Trains on augmented images, with the test images as validation."""
         batches = SampleBatches(
             self.data.x_train,
-            keras.utils.to_categorical(self.labels, cifar100.NUM_CLASSES),
+            self.y,
             batch_size=self.batch_size,
             # The padding has the mean colour, which is 0 after the normalization.
             augment=CropAndFlip(pad=4, fill=cifar100.MEAN.round()),
@@ -199,7 +207,7 @@ def train(run: dict, folder: Path, callbacks: list, data: Data, settings: dict) 
         method, student(run["network"]), teacher=teacher, **method_settings(run, task.epochs)
     )
     labels, wrong = task.labels, task.wrong
-    callbacks = [*runs.dynamics(model, labels, folder), *callbacks]
+    callbacks = [*runs.dynamics(model, task.y, folder), *callbacks]
     if keras.backend.backend() == "tensorflow" and find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     task.fit(model, callbacks)
@@ -231,7 +239,7 @@ def compare(
     """
     settings = {
         flag.name: flag.value
-        for flag in (EPOCHS, BATCH_SIZE, SAMPLES, WRONG_LABELS, MIXED_PRECISION)
+        for flag in (EPOCHS, BATCH_SIZE, SAMPLES, *LABEL_FLAGS, MIXED_PRECISION)
     }
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     if SMOKE.value:

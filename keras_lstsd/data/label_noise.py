@@ -1,4 +1,4 @@
-"""Synthetic label noise, for experiments with wrong labels."""
+"""Wrong and missing labels, for experiments."""
 
 import numpy as np
 
@@ -36,3 +36,25 @@ def with_wrong_labels(
     is_wrong[draw.permutation(len(y))[: round(share * len(y))]] = True
     shift = draw.integers(1, num_classes, len(y))
     return np.where(is_wrong, (y + shift) % num_classes, y).astype(y.dtype), is_wrong
+
+
+def hidden_labels(y: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """Which labels to leave out, so that each class keeps `per_class` of them.
+
+    Args:
+        y: integer labels `[samples]`.
+        per_class: the labels that each class keeps, at random; all where it has fewer.
+        seed: integer that determines which.
+
+    Returns:
+        bool `[samples]`.
+
+    Example:
+        >>> hidden = keras_lstsd.data.label_noise.hidden_labels(y_train, 10, seed=0)
+        >>> y = np.where(hidden, -1, y_train)
+    """
+    order = np.random.default_rng(seed).permutation(len(y))
+    hidden = np.ones(len(y), bool)
+    for label in np.unique(y):
+        hidden[order[y[order] == label][:per_class]] = False
+    return hidden

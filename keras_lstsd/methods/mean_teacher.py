@@ -1,13 +1,13 @@
-"""Mean Teacher (Tarvainen and Valpola, 2017), as a teacher of labelled samples."""
+"""Mean Teacher (Tarvainen and Valpola, 2017)."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, check_momentum, count
+from keras_lstsd.checks import check_distillation, check_divergence, check_momentum, count
 from keras_lstsd.distillation import Distillation
-from keras_lstsd.losses import kl_divergence, log_softmax
+from keras_lstsd.losses import kl_divergence, log_softmax, squared_error
 from keras_lstsd.schedules import ramp_up
 from keras_lstsd.snapshot import Snapshot
 from keras_lstsd.step import Guidance, Step
@@ -56,7 +56,8 @@ class MeanTeacher(Distillation):
 
     Differences from the papers: Jiang et al. print neither weight nor ramp. 4.0 is the weight of
     LSTSD's short-term teacher, and there is no ramp. Student and teacher see the same augmented
-    image, as only one is drawn.
+    image, as only one is drawn. Some samples may lack a label, as in Tarvainen and Valpola; see
+    `fit`.
     """
 
     logged = ("distillation_loss", "teacher_coverage")
@@ -75,11 +76,7 @@ class MeanTeacher(Distillation):
     ):
         super().__init__(student, from_logits=from_logits, name=name)
         check_momentum(momentum)
-        if divergence not in ("kl", "mse"):
-            raise ValueError(
-                "`divergence` measures how far the student is from its teacher. "
-                f"Received: divergence={divergence!r}. Expected: 'kl' or 'mse'."
-            )
+        check_divergence(divergence)
         check_distillation(temperature, kl, weight=weight)
         self.momentum = momentum
         self.weight = weight
@@ -97,8 +94,8 @@ class MeanTeacher(Distillation):
         if self.divergence == "kl":
             values = kl_divergence(step.logits, teacher, self.temperature, self.kl)
         else:
-            p, q = (ops.exp(log_softmax(z, self.temperature)) for z in (step.logits, teacher))
-            values = keras.losses.mean_squared_error(q, p)
+            teacher = log_softmax(teacher, self.temperature)
+            values = squared_error(step.logits, teacher, self.temperature)
         weight = ops.where(known, float(self.weight), 0.0) * ramp_up(self._epoch, self.ramp)
         coverage = ops.broadcast_to(known, ops.shape(values))
         return Guidance(ops.where(known, weight * values, 0.0), logs={"teacher_coverage": coverage})

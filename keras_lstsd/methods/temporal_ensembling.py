@@ -1,13 +1,13 @@
-"""Temporal Ensembling (Laine and Aila, 2016), as a teacher of labelled samples."""
+"""Temporal Ensembling (Laine and Aila, 2016)."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_lstsd.checks import check_distillation, check_momentum, count
+from keras_lstsd.checks import check_distillation, check_divergence, check_momentum, count
 from keras_lstsd.distillation import Distillation
-from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax
+from keras_lstsd.losses import SMALLEST, kl_of_softened, log_softmax, squared_error
 from keras_lstsd.schedules import ramp_up
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, written
@@ -58,7 +58,9 @@ class TemporalEnsembling(Distillation):
     forward pass that trained on sample i: `Z_i <- a Z_i + (1 - a) p_i`. The teacher is the
     bias-corrected `q_i = Z_i / (1 - a^k)`, k = updates of that row. From epoch 1 on:
 
-    `loss = compiled + weight * KL[p || q]`, both at temperature T.
+    `loss = compiled + weight * KL[p || q]`, both at temperature T,
+
+    or the mean squared difference of the softened probabilities in place of the KL.
 
     Logs: `distillation_loss` (weighted), `teacher_coverage`.
 
@@ -69,6 +71,7 @@ class TemporalEnsembling(Distillation):
         momentum: a in [0, 1). 0.6 in both papers.
         weight: weight of the teacher, at least 0.
         temperature: T > 0, for both sides.
+        divergence: `"kl"`, or `"mse"` as in Laine and Aila.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
         ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
             weight, 80 in Laine and Aila.
@@ -78,19 +81,27 @@ class TemporalEnsembling(Distillation):
 
     Raises:
         ValueError: for a momentum outside [0, 1), a negative weight, a temperature that is not
-            positive, an unknown `kl` or `table_dtype`.
+            positive, an unknown `divergence`, `kl` or `table_dtype`.
 
     Example:
         >>> model = keras_lstsd.TemporalEnsembling(student)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> model.fit(x_train, y_train, batch_size=128, epochs=164)
 
+        With labels of some samples only, -1 in place of the others:
+
+        >>> model = keras_lstsd.TemporalEnsembling(
+        ...     student, divergence="mse", weight=30.0, temperature=1.0, ramp=80
+        ... )
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> model.fit(x_train, np.where(np.arange(len(y_train)) < 100, y_train, -1))
+
     Source: Laine and Aila 2016, Algorithm 2; Jiang et al. 2020, "Baselines".
 
     Differences from the papers: Laine and Aila use a squared error with a ramp-up over 80 epochs,
-    for samples without labels. Here it is a KL divergence, as Jiang et al. compare it. Their
-    weight came from a grid search that is not printed. 4.0 is the weight of LSTSD's short-term
-    teacher, which is the most similar.
+    and a weight of 30 times the share of labelled samples. The default is a KL divergence, as
+    Jiang et al. compare it. Their weight came from a grid search that is not printed. 4.0 is the
+    weight of LSTSD's short-term teacher, which is the most similar.
     """
 
     needs_sample_index = True
@@ -103,6 +114,7 @@ class TemporalEnsembling(Distillation):
         momentum: float = 0.6,
         weight: float = 4.0,
         temperature: float = 2.0,
+        divergence: str = "kl",
         kl: str = "reverse",
         ramp: int = 0,
         table_dtype: str = "float32",
@@ -111,7 +123,9 @@ class TemporalEnsembling(Distillation):
     ):
         super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
         check_momentum(momentum)
+        check_divergence(divergence)
         check_distillation(temperature, kl, weight=weight)
+        self.divergence = divergence
         self.momentum = momentum
         self.weight = weight
         self.temperature = temperature
@@ -126,7 +140,12 @@ class TemporalEnsembling(Distillation):
         if self.weight == 0:
             return None
         teacher, known = step.read(self.ensemble)
-        loss = kl_of_softened(step.logits, teacher, self.temperature, self.kl, known)
+        if self.divergence == "kl":
+            loss = kl_of_softened(step.logits, teacher, self.temperature, self.kl, known)
+        else:
+            teacher = ops.where(known, teacher, 0.0)
+            loss = squared_error(step.logits, teacher, self.temperature)
+            loss = ops.where(known[:, 0], loss, 0.0)
         weight = self.weight * ramp_up(self._epoch, self.ramp)
         return Guidance(weight * loss, logs={"teacher_coverage": known[:, 0]})
 

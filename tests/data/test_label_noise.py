@@ -39,3 +39,13 @@ PINNED = [0, 1, 1, 2, 0, 2, 2, 1]
 def test_a_share_outside_0_and_1_is_rejected(share):
     with pytest.raises(ValueError, match=f"Received: share={share}. Expected: 0 to 1"):
         label_noise.with_wrong_labels(np.zeros(3), share, 10, 0)
+
+
+def test_each_class_keeps_some_labels_and_the_seed_decides_which():
+    y = np.array([0] * 30 + [1] * 20 + [2] * 3)
+    hidden = label_noise.hidden_labels(y, 5, seed=1)
+    assert np.bincount(y[~hidden]).tolist() == [5, 5, 3]
+    np.testing.assert_array_equal(hidden, label_noise.hidden_labels(y, 5, seed=1))
+    assert (hidden != label_noise.hidden_labels(y, 5, seed=2)).any()
+    # More labels include the fewer ones.
+    assert not (label_noise.hidden_labels(y, 8, seed=1) & ~hidden).any()

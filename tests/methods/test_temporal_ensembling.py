@@ -47,7 +47,22 @@ def test_a_ramp_raises_the_weight(jit_compile):
     )
 
 
+def test_a_squared_error_follows_the_simulation():
+    settings = {"momentum": MOMENTUM, "weight": 30.0, "temperature": 1.0, "ramp": 4}
+    follow(
+        oracles.temporal_ensembling,
+        TemporalEnsembling,
+        memory,
+        True,
+        simulated=settings | {"direction": "reverse", "loss": "mse"},
+        **settings,
+        divergence="mse",
+    )
+
+
 def test_invalid_arguments_are_rejected():
+    with pytest.raises(ValueError, match="divergence='l1'. Expected: 'kl' or 'mse'"):
+        TemporalEnsembling(linear_student(), SAMPLES, divergence="l1")
     with pytest.raises(ValueError, match="momentum=1.0. Expected: at least 0 and below 1"):
         TemporalEnsembling(linear_student(), SAMPLES, momentum=1.0)
     with pytest.raises(ValueError, match="weight=-1. Expected: at least 0"):

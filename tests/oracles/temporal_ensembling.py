@@ -10,6 +10,7 @@ from tests.oracles.common import (
     inputs,
     kl,
     log_softmax,
+    mse,
     ramp_up,
     sgd,
     softmax,
@@ -18,7 +19,18 @@ from tests.oracles.common import (
 
 
 def temporal_ensembling(
-    x, y, batches, kernel, bias, learning_rate, momentum, weight, temperature, direction, ramp=0
+    x,
+    y,
+    batches,
+    kernel,
+    bias,
+    learning_rate,
+    momentum,
+    weight,
+    temperature,
+    direction,
+    ramp=0,
+    loss="kl",
 ):
     """Z <- a Z + (1-a) p at every epoch boundary; teacher Z / (1 - a^k); L = CE + weight KL.
 
@@ -44,7 +56,10 @@ def temporal_ensembling(
             logits = x[index] @ kernel + bias
             ce, gradient = cross_entropy(logits, y[index])
             row = log_softmax(teacher[index] / temperature)
-            value, slope = kl(logits, row, temperature, direction)
+            if loss == "kl":
+                value, slope = kl(logits, row, temperature, direction)
+            else:
+                value, slope = mse(logits, row, temperature)
             means.add(
                 loss=ce + scaled * value,
                 distillation_loss=scaled * value,

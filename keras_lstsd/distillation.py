@@ -57,6 +57,13 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
         >>> model = keras_lstsd.Distillation(student)
         >>> model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
         >>> model.fit(x_train, y_train, epochs=3)
+
+        With several labels for each sample, here two; any method works:
+
+        >>> tagger = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "sigmoid")])
+        >>> model = keras_lstsd.Distillation(tagger)
+        >>> model.compile(optimizer="sgd", loss="binary_crossentropy")
+        >>> model.fit(x_train, np.stack([y_train > 0, y_train > 1], axis=1).astype(int))
     """
 
     needs_sample_index: bool = False

@@ -128,8 +128,9 @@ def main(argv):
     results = runs.Results(folder / "results.json", settings)
     share = f"{WRONG_LABELS.value:.0%}".replace("%", " %")
     runs.progress(
-        f"Trains on {min(SAMPLES.value or 900, 900)} digits, {share} of them with a wrong label; "
-        "tests on 897 clean digits."
+        f"Trains on {min(SAMPLES.value or 900, 900)} digits, {share} of them with a wrong label"
+        + f", {LABELS_PER_CLASS.value} labels of each class" * bool(LABELS_PER_CLASS.value)
+        + "; tests on 897 clean digits."
     )
     todo = [{"method": method, "seed": seed} for seed in range(seeds) for method in methods]
     done = runs.train_all(todo, results, partial(train, **settings))

@@ -1,7 +1,7 @@
 """Students with classes at tokens, pixels or labels, under every method.
 
-A student that treats the positions of a sample alike trains as on a data set whose samples are
-these positions. The formulas of the methods are tested there.
+A student that treats all positions equally trains as on a data set whose samples are the
+positions. The formulas of the methods are tested there.
 """
 
 import keras
@@ -18,7 +18,7 @@ draw = np.random.default_rng(3)
 X = draw.normal(size=(SAMPLES, POSITIONS, FEATURES)).astype("float32")
 Y = draw.integers(0, CLASSES, (SAMPLES, POSITIONS))
 # These compare the features of whole samples.
-REFUSED = ("feature_matching", "crd")
+REJECTED = ("feature_matching", "crd")
 
 
 def one_hot(y):
@@ -36,7 +36,7 @@ KINDS = {
 
 
 def student(kind, flat=False):
-    """A network that treats all positions alike; `flat`: for data whose samples are these."""
+    """A network that treats all positions equally; `flat`: for data whose samples are these."""
     shape, _, last, _ = KINDS[kind]
     last = [type(layer).from_config(layer.get_config()) for layer in last[: 1 if flat else None]]
     inputs = keras.Input((FEATURES,) if flat else (*shape, FEATURES))
@@ -74,7 +74,7 @@ def trained(name, kind, flat=False, epochs=5, weight=None, samples=SAMPLES, **op
     return model, history.history
 
 
-EVERY = [name for name in NAMES if name not in REFUSED]
+EVERY = [name for name in NAMES if name not in REJECTED]
 # The others follow simulations in `test_positions.py`, or differ from these in the formula.
 CASES = [(name, "tokens") if name in ("lstsd", "prokt") else slow(name, "tokens") for name in EVERY]
 CASES += [("lstsd", "pixels"), ("lstsd", "masks"), ("prokt", "labels"), slow("rco", "labels")]
@@ -117,8 +117,8 @@ def test_a_sum_of_losses_is_a_sum_of_means_over_labels():
     assert_same(models[0].student, models[1].student, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_methods_of_features_are_refused(name):
+@pytest.mark.parametrize("name", REJECTED)
+def test_methods_of_features_are_rejected(name):
     with pytest.raises(ValueError, match="features of samples.*Received.*positions.*Expected"):
         trained(name, "tokens", epochs=1)
 
@@ -137,13 +137,13 @@ def test_a_memory_per_sample_needs_a_fixed_number_of_positions():
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
 
 
-def test_too_many_rows_are_refused():
+def test_too_many_rows_are_rejected():
     model = keras_lstsd.LSTSD(student("tokens"), num_samples=2**29)
     with pytest.raises(ValueError, match=r"too many rows.*536870912 samples x 6 positions"):
         model.make_memory()
 
 
-def test_mixed_samples_are_refused():
+def test_mixed_samples_are_rejected():
     images, labels = data("pixels")
     batches = keras_lstsd.data.SampleBatches(
         np.repeat(images, 2, axis=1), labels.reshape(SAMPLES, -1), layers=[layers.MixUp()]
@@ -213,7 +213,7 @@ def test_wrong_labels_of_positions_are_ranked(kind):
     assert (columns["sample_index"][first], columns["position"][first]) in ((2, 1), (7, 4))
 
 
-def test_dynamics_of_labels_of_another_shape_are_refused():
+def test_dynamics_of_labels_of_another_shape_are_rejected():
     x, y = data("tokens")
     dynamics = keras_lstsd.TrainingDynamics(y[:, 0])
     with pytest.raises(ValueError, match=r"do not fit.*\(13,\).*per_position=True"):
@@ -253,7 +253,7 @@ def test_two_replicas_train_as_one_device(kind, two_replicas):
 
 
 def test_every_method_is_in_a_list_of_this_file():
-    assert {*EVERY, *REFUSED} == {*NAMES}
+    assert {*EVERY, *REJECTED} == {*NAMES}
     assert {*NAMES} <= METHODS.keys()
 
 

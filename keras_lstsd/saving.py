@@ -272,7 +272,7 @@ class Saving:
             "method": type(self).__name__,
             "settings": self.settings(),
             "num_classes": getattr(self, "num_classes", None),
-            "positions": getattr(self, "positions", None),
+            "positions": [list(self.positions.axes), self.is_multi_label] if self.built else None,
             "precision": self.student.dtype_policy.name,
             "start_epoch": self.epoch - self._epoch_of_fit,
             "teachers": [

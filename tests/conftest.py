@@ -1,5 +1,6 @@
 """Two logical CPU devices for distribution, markers, and a switch that hides TensorFlow."""
 
+import gc
 import os
 import sys
 
@@ -7,6 +8,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Tests compile many small programs and run each for some steps only.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+# Tracing makes many objects that stay; looking through them takes a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 
 class NoTensorFlow:
@@ -36,6 +41,8 @@ if on_tensorflow:
 def pytest_configure(config):
     config.addinivalue_line("markers", "tensorflow: needs Keras's TensorFlow backend")
     config.addinivalue_line("markers", "slow: takes minutes; `pytest -m slow` runs these tests")
+    thorough = "a method whose step differs from another's in the formula only; not part of CI"
+    config.addinivalue_line("markers", f"thorough: {thorough}")
 
 
 @pytest.hookimpl(tryfirst=True)

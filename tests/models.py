@@ -28,6 +28,11 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def thorough(*values):
+    """The parameters of a test that only `pytest -m thorough` runs."""
+    return pytest.param(*values, marks=pytest.mark.thorough)
+
+
 # The mean teacher runs the student twice in a step, and LSTSD writes tables.
 CHOSEN = ("mean_teacher", "lstsd")
 # Their steps differ from those of others in the formula only, which their own tests compare.
@@ -41,7 +46,16 @@ def marked(names):
 
 EACH = marked(NAMES)
 every = pytest.mark.parametrize("name", EACH)
-chosen = pytest.mark.parametrize("name", [name if name in CHOSEN else slow(name) for name in NAMES])
+
+
+def rarely(name, *values, by_default=CHOSEN):
+    """A method as a parameter: slow where it is not named, `thorough` where it is like another."""
+    if name in by_default:
+        return pytest.param(name, *values)
+    return (thorough if name in ALIKE else slow)(name, *values)
+
+
+chosen = pytest.mark.parametrize("name", [rarely(name) for name in NAMES])
 
 
 def _total(x):

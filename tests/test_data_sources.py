@@ -8,7 +8,6 @@ import pytest
 
 from recipes.methods import METHODS
 from tests.models import (
-    ALIKE,
     NAMES,
     SAMPLES,
     X,
@@ -17,7 +16,7 @@ from tests.models import (
     dense_student,
     made,
     marked,
-    slow,
+    rarely,
 )
 
 BATCH, EPOCHS = 8, 3
@@ -85,7 +84,7 @@ def on_arrays(name):
         pytest.param("mean_teacher", "dataset", marks=pytest.mark.tensorflow),
         ("mean_teacher", "generator"),
         ("mean_teacher", "py_dataset"),
-        *(slow(it, "with_index") if it in ALIKE else (it, "with_index") for it in WITHOUT_INDEX),
+        *(rarely(it, "with_index") for it in WITHOUT_INDEX),
     ],
 )
 def test_any_source_trains_as_arrays_do(name, source):

@@ -11,7 +11,7 @@ from keras import layers, ops
 
 import keras_lstsd
 from recipes.methods import METHODS
-from tests.models import NAMES, assert_same, made, slow
+from tests.models import NAMES, assert_same, made, rarely, slow
 
 SAMPLES, POSITIONS, FEATURES, CLASSES, BATCH = 13, 6, 4, 3, 4
 draw = np.random.default_rng(3)
@@ -66,8 +66,9 @@ def compiled(name, kind, flat=False, **options):
 
 def trained(name, kind, flat=False, epochs=5, weight=None, samples=SAMPLES, **options):
     model = compiled(name, kind, flat, **options)
-    x, y = (part[:samples] for part in data(kind, flat))
-    batch = BATCH * (POSITIONS if flat else 1)
+    each = POSITIONS if flat else 1
+    x, y = (part[: samples * each] for part in data(kind, flat))
+    batch = BATCH * each
     history = model.fit(
         x, y, sample_weight=weight, batch_size=batch, epochs=epochs, shuffle=False, verbose=0
     )
@@ -76,7 +77,7 @@ def trained(name, kind, flat=False, epochs=5, weight=None, samples=SAMPLES, **op
 
 EVERY = [name for name in NAMES if name not in REJECTED]
 # The others follow simulations in `test_positions.py`, or differ from these in the formula.
-CASES = [(name, "tokens") if name in ("lstsd", "prokt") else slow(name, "tokens") for name in EVERY]
+CASES = [rarely(name, "tokens", by_default=("lstsd", "prokt")) for name in EVERY]
 CASES += [("lstsd", "pixels"), ("lstsd", "masks"), ("prokt", "labels"), slow("rco", "labels")]
 CASES += [slow("snapshot_distillation", "labels"), slow("single_teacher_lstsd", "labels")]
 

@@ -19,6 +19,7 @@ from tests.models import (
     every,
     guides,
     made,
+    rarely,
     shared,
     slow,
     trained,
@@ -109,8 +110,7 @@ def test_two_replicas_follow_one_device(name, two_replicas):
 
 @pytest.mark.parametrize(
     ("name", "jit_compile"),
-    [(name, "auto") if name in CHOSEN else slow(name, "auto") for name in NAMES]
-    + [slow(name, True) for name in CHOSEN],
+    [rarely(name, "auto") for name in NAMES] + [slow(name, True) for name in CHOSEN],
 )
 def test_nothing_is_traced_again_after_the_first_epoch(name, jit_compile):
     """Neither at boundaries, nor in a later `fit`: one program runs in all epochs."""

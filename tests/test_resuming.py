@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from keras_lstsd import LSTSD, MeanTeacher
-from tests.models import wrapped
+from tests.models import slow, wrapped
 
 SAMPLES, CLASSES, EPOCHS = 30, 3, 6
 draw = np.random.default_rng(0)
@@ -76,7 +76,7 @@ class Fail(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("cls", "errors"),
     [
-        (LSTSD, [(3, ConnectionError())]),
+        slow(LSTSD, [(3, ConnectionError())]),
         (LSTSD, [((3, "batch"), KeyboardInterrupt())]),
         (MeanTeacher, [((2, "batch"), KeyboardInterrupt()), (4, ConnectionError())]),
     ],
@@ -191,7 +191,7 @@ def test_the_student_is_loaded_without_this_library(tmp_path):
 # === Formats ===
 
 
-@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+@pytest.mark.parametrize("name", ["model.h5"])
 def test_the_legacy_hdf5_format_is_rejected(tmp_path, name):
     with pytest.raises(ValueError, match=rf"HDF5.*Received: .*{name}.*Expected: .*\.keras"):
         trained().save(tmp_path / name)

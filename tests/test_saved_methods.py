@@ -6,6 +6,8 @@ import pytest
 
 from recipes.methods import METHODS
 from tests.models import (
+    CHOSEN,
+    NAMES,
     SAMPLES,
     X,
     Y,
@@ -16,8 +18,9 @@ from tests.models import (
     every,
     fit,
     made,
+    rarely,
     shared,
-    slow,
+    thorough,
     trained,
 )
 
@@ -62,9 +65,9 @@ def test_a_model_saved_after_training_continues_equally(name, tmp_path):
         assert_same(model, again)
 
 
-@every
+@pytest.mark.parametrize("name", [rarely(it, by_default=(*CHOSEN, "prokt")) for it in NAMES])
 @pytest.mark.parametrize("file", FORMATS)
-@pytest.mark.parametrize("samples", [None, slow(SAMPLES)])
+@pytest.mark.parametrize("samples", [None, thorough(SAMPLES)])
 def test_a_model_saved_before_training_trains_equally(name, file, samples, tmp_path):
     again = saved_and_loaded(compiled(name, samples), name, tmp_path / file)
     expected, history = shared(name)

@@ -12,7 +12,7 @@ import pytest
 
 from keras_lstsd import DUPS, LSTSD, Distillation, SingleTeacherLSTSD, saving
 from keras_lstsd.data import SampleBatches
-from tests.models import wrapped
+from tests.models import slow, wrapped
 
 SAMPLES, CLASSES = 12, 3
 draw = np.random.default_rng(0)
@@ -161,13 +161,13 @@ def test_a_remote_folder_is_left_to_keras(tmp_path, monkeypatch, caplog):
     ("change", "parts"),
     [
         ({"x": X[:9], "y": Y[:9]}, ["'samples': 9", "'samples': 12"]),
-        ({"classes": 5}, ["num_classes=5", "num_classes=3"]),
+        slow({"classes": 5}, ["num_classes=5", "num_classes=3"]),
         ({"y": Y[::-1]}, ["'samples': 12, 'checksum': "]),
-        ({"x": X + 1}, ["'samples': 12, 'checksum': "]),
-        ({"batch_size": 4}, ["'batch_size': 4", "'batch_size': 5"]),
-        ({"shuffle": False}, ["'shuffle': False", "'shuffle': True"]),
+        slow({"x": X + 1}, ["'samples': 12, 'checksum': "]),
+        slow({"batch_size": 4}, ["'batch_size': 4", "'batch_size': 5"]),
+        slow({"shuffle": False}, ["'shuffle': False", "'shuffle': True"]),
         ({"cls": LSTSD}, ["method=LSTSD", "method=Distillation"]),
-        ({"length": 3}, ["'mini_generation_epochs': 3", "'mini_generation_epochs': 6"]),
+        slow({"length": 3}, ["'mini_generation_epochs': 3", "'mini_generation_epochs': 6"]),
         ({"dtype": "mixed_bfloat16"}, ["precision=mixed_bfloat16", "precision=float32"]),
     ],
 )
@@ -205,6 +205,7 @@ def test_the_run_fingerprint_has_settings_and_data_and_is_json():
     assert "student" not in found["settings"]
     assert found["data"]["samples"] == SAMPLES
     assert (found["num_classes"], found["start_epoch"]) == (CLASSES, 0)
+    assert found["positions"] == [[], False]
 
 
 @pytest.mark.parametrize("save_freq", [3, False])

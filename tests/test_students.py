@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from keras_lstsd import DUPS, LSTSD, MeanTeacher, SingleTeacherLSTSD, SnapshotDistillation
-from tests.models import wrapped
+from tests.models import slow, wrapped
 
 SAMPLES, CLASSES = 30, 3
 draw = np.random.default_rng(0)
@@ -152,7 +152,8 @@ def forms(classes, units):
 
 
 @pytest.mark.parametrize(
-    ("units", "form"), [(units, form) for units in (1, 3) for form in forms(Y % 2, units)]
+    ("units", "form"),
+    [(1, "column"), (1, "bool"), (1, "soft"), (3, "soft"), slow(1, "soft column"), (3, "one-hot")],
 )
 def test_dups_teaches_the_mean_prediction_of_the_class_of_a_label(units, form):
     """Nothing is learned, so that all predictions are those of one network."""
@@ -173,7 +174,7 @@ def test_dups_teaches_the_mean_prediction_of_the_class_of_a_label(units, form):
     assert logs["teacher_coverage"] == [0, 1]
 
 
-@pytest.mark.parametrize("form", ["integers", "column", "bool", "soft", "soft column"])
+@pytest.mark.parametrize("form", ["column", "bool", "soft column"])
 def test_a_data_set_with_labels_of_one_unit_trains_with_an_index(form):
     """The step reads the class of each label to detect a changed index."""
 

@@ -287,7 +287,8 @@ def test_anchors_are_models_or_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "trained"), [("prokt", True), ("prokt", False), ("knowledge_distillation", True)]
+    ("name", "trained"),
+    [("prokt", True), models.slow("prokt", False), models.slow("knowledge_distillation", True)],
 )
 def test_a_compiled_teacher_teaches_as_one_that_is_not(name, trained):
     """Its metrics belong to another training; those of Keras may not be built yet."""

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_lstsd
-from tests.models import CLASSES, NAMES, SAMPLES, X, Y, assert_same, made, slow
+from tests.models import CLASSES, NAMES, SAMPLES, X, Y, assert_same, made, rarely
 
 HIDDEN = np.arange(SAMPLES) % 3 == 0
 SPARSE = np.where(HIDDEN, -1, Y)
@@ -28,7 +28,7 @@ def trained(name, y=SPARSE, loss="sparse_categorical_crossentropy", x=X, **optio
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("lstsd", "prokt", "dups") else slow(name) for name in NAMES]
+    "name", [rarely(it, by_default=("lstsd", "prokt", "dups")) for it in NAMES]
 )
 def test_a_missing_label_is_a_row_of_zeros_to_the_compiled_loss(name, monkeypatch):
     """A crossentropy of zeros is 0, and its divisor counts the sample."""

@@ -5,9 +5,10 @@ import pytest
 from keras_lstsd import MeanTeacher
 from tests import oracles
 from tests.methods.linear import FEATURES, SAMPLES, follow, linear_student, problem, weights_of
+from tests.models import slow
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [slow(False), True])
 @pytest.mark.parametrize(
     ("settings", "simulated"),
     [

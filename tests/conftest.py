@@ -11,7 +11,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 # Tracing makes many objects that stay; looking through them takes a tenth of the time.
-gc.set_threshold(100_000, 50, 100)
+gc.set_threshold(50_000, 20, 20)
 
 
 class NoTensorFlow:
@@ -41,8 +41,12 @@ if on_tensorflow:
 def pytest_configure(config):
     config.addinivalue_line("markers", "tensorflow: needs Keras's TensorFlow backend")
     config.addinivalue_line("markers", "slow: takes minutes; `pytest -m slow` runs these tests")
-    thorough = "a method whose step differs from another's in the formula only; not part of CI"
+    thorough = "variants like others; not part of CI, `pytest -m thorough` runs these tests"
     config.addinivalue_line("markers", f"thorough: {thorough}")
+
+
+def not_slow(item):
+    item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,7 +59,10 @@ def pytest_collection_modifyitems(items):
         if jit_compile is False:
             item.add_marker("slow")
         elif jit_compile is True:
-            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
+            not_slow(item)
+    for item in items:
+        if "thorough" in item.keywords:
+            not_slow(item)
     # The longest one first; all others run beside it.
     items.sort(key=lambda item: item.path.name != "test_jax.py")
 

@@ -16,7 +16,7 @@ from tests.backbones.bert_weights import (
     write_google,
     write_hugging_face,
 )
-from tests.models import guides, made
+from tests.models import guides, made, thorough
 
 pytestmark = pytest.mark.tensorflow
 INPUTS = {
@@ -144,7 +144,8 @@ def trained(name, lengths, epochs=4, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["lstsd", "mean_teacher", "dups", "knowledge_distillation", "prokt"]
+    "name",
+    ["lstsd", "mean_teacher", *map(thorough, ("dups", "knowledge_distillation", "prokt"))],
 )
 def test_padding_and_compiling_do_not_change_a_method(name):
     """Compares batches cut to their texts with all 40 tokens, run eagerly or with XLA."""

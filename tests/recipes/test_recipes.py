@@ -14,6 +14,7 @@ import keras
 import pytest
 
 from recipes.methods import METHODS
+from tests.models import thorough
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.tensorflow
@@ -166,7 +167,7 @@ def test_a_missing_file_is_reported(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["bert", "bilstm"])
+@pytest.mark.parametrize("network", ["bert", thorough("bilstm")])
 def test_a_bert_teaches_other_networks_of_texts(tmp_path, glue_folder, network):
     pytest.importorskip("keras_hub")
     from tests.backbones import bert_weights

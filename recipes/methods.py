@@ -80,7 +80,7 @@ _TEXT = {"alpha": 1.0, "temperature": 1.0}
 METHODS = {
     "vanilla": Method(Distillation),
     "label_smoothing": Method(Distillation, label_smoothing=0.1),
-    "mean_teacher": Method(MeanTeacher, few_classes=_T1),
+    "mean_teacher": Method(MeanTeacher, few_classes=_T1 | {"ramp": 0}),
     "snapshot_ensemble": Method(SnapshotEnsemble, cycles=5, cyclic=True),
     "temporal_ensembling": Method(TemporalEnsembling, few_classes=_T1),
     "snapshot_distillation": Method(SnapshotDistillation, cycles=5, cyclic=True),

@@ -13,7 +13,7 @@ _CONTRAST = {"contrast": Contrast(negatives=5, size=4, temperature=0.5)}
 TINY: dict[str, dict[str, Any]] = {
     "vanilla": _TWO_EPOCHS,
     "label_smoothing": _TWO_EPOCHS,
-    "mean_teacher": {"momentum": 0.9},
+    "mean_teacher": {"momentum": 0.9, "ramp": 0},
     "snapshot_ensemble": _TWO_EPOCHS | {"keep": 3},
     "temporal_ensembling": {},
     "snapshot_distillation": _TWO_EPOCHS,

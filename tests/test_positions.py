@@ -196,7 +196,7 @@ def test_dups(kind, jit_compile):
 def test_mean_teacher(kind, jit_compile, divergence):
     data = problem(kind)
     settings = {"momentum": 0.8, "weight": 4.0, "temperature": 2.0, "divergence": divergence}
-    model = keras_lstsd.MeanTeacher(student(kind), **settings)
+    model = keras_lstsd.MeanTeacher(student(kind), **settings, ramp=0)
     method = oracle.MeanTeacher(simulated(kind), direction="reverse", **settings)
     follow(kind, model, method, mean_teacher_memory, jit_compile, data)
 

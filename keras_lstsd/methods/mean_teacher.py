@@ -38,7 +38,8 @@ class MeanTeacher(Distillation):
         divergence: `"kl"`, or `"mse"` as in Tarvainen and Valpola.
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
         ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
-            weight.
+            weight, under which networks with BatchNorm can diverge in their first epoch: the
+            teacher is in inference mode, and its averaged statistics are still far off.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
         name: name of the model.
 
@@ -55,7 +56,7 @@ class MeanTeacher(Distillation):
     Source: Tarvainen and Valpola 2017; Jiang et al. 2020, "Baselines".
 
     Differences from the papers: Jiang et al. print neither weight nor ramp. 4.0 is the weight of
-    LSTSD's short-term teacher, and there is no ramp. Student and teacher see the same augmented
+    LSTSD's short-term teacher. Without a ramp ResNet-20 diverges. Student and teacher see the same augmented
     image, as only one is drawn. Some samples may lack a label, as in Tarvainen and Valpola; see
     `fit`.
     """
@@ -70,7 +71,7 @@ class MeanTeacher(Distillation):
         temperature: float = 2.0,
         divergence: str = "kl",
         kl: str = "reverse",
-        ramp: int = 0,
+        ramp: int = 5,
         from_logits: bool | None = None,
         name: str | None = None,
     ):

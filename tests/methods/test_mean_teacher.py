@@ -12,9 +12,9 @@ from tests.models import slow
 @pytest.mark.parametrize(
     ("settings", "simulated"),
     [
-        ({"kl": "reverse"}, {"direction": "reverse"}),
+        ({"kl": "reverse"}, {"direction": "reverse", "ramp": 5}),
         ({"kl": "forward", "ramp": 4}, {"direction": "forward", "ramp": 4}),
-        ({"divergence": "mse"}, {"direction": "reverse", "loss": "mse"}),
+        ({"divergence": "mse", "ramp": 0}, {"direction": "reverse", "loss": "mse"}),
     ],
 )
 def test_training_follows_the_simulation(jit_compile, settings, simulated):

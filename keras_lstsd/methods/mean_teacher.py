@@ -56,9 +56,9 @@ class MeanTeacher(Distillation):
     Source: Tarvainen and Valpola 2017; Jiang et al. 2020, "Baselines".
 
     Differences from the papers: Jiang et al. print neither weight nor ramp. 4.0 is the weight of
-    LSTSD's short-term teacher. Without a ramp ResNet-20 diverges. Student and teacher see the same augmented
-    image, as only one is drawn. Some samples may lack a label, as in Tarvainen and Valpola; see
-    `fit`.
+    LSTSD's short-term teacher. Without a ramp ResNet-20 diverges. Student and teacher see the same
+    augmented image, as only one is drawn. Some samples may lack a label, as in Tarvainen and
+    Valpola; see `fit`.
     """
 
     logged = ("distillation_loss", "teacher_coverage")

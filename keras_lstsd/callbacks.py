@@ -67,10 +67,10 @@ class TrainingDynamics(keras.callbacks.Callback):
     Args:
         y: the training labels, int `[samples]` or one-hot `[samples, classes]`, in the order of
             the sample indices. A sample with the label -1 has none, and gets NaN.
-        per_position: whether y has a label for each token, pixel or label of a sample, int
-            `[samples, ...]`. The values then have this shape, too.
         path: a file (.npz) to store the record in. A resumed training continues with it, as
             Keras's `BackupAndRestore` does with the weights. None keeps it in memory.
+        per_position: whether y has a label for each token, pixel or label of a sample, int
+            `[samples, ...]`. The values then have this shape, too.
 
     Raises:
         ValueError: for a model without tables of samples, for labels that do not fit it, and for

@@ -144,8 +144,7 @@ class _Member(keras.layers.Layer):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.student = student
         self.from_logits = outputs.ends_in_logits(student)
-        sigmoid = outputs.last_activation(student) == "sigmoid"
-        self.positions, units = positions.of(student, sigmoid)
+        self.positions, units = positions.of(student)
         self.binary = units == 1
         self.built = True
 

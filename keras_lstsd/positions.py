@@ -112,13 +112,16 @@ class Positions(NamedTuple):
         return ops.mean(values, axis=-1) if self.multi_label else values
 
 
-def of(network: keras.Model, multi_label: bool) -> tuple[Positions, int]:
+def of(network: keras.Model, multi_label: bool = False) -> tuple[Positions, int]:
     """The positions of a network's outputs, and the units at each: 1 for two classes.
+
+    Several sigmoid units are labels; of logits only the caller knows that they are.
 
     Raises:
         ValueError: for outputs that are no classes.
     """
     *axes, units = outputs.shape(network)
+    multi_label = multi_label or outputs.last_activation(network) == "sigmoid"
     if multi_label and units > 1:
         return Positions((*axes, units), True), 1
     return Positions(tuple(axes)), units
@@ -145,8 +148,7 @@ class Positioned:
             return
         activation = outputs.last_activation(self.student)
         binary = activation != "softmax" and compiled_loss.name_of(self).startswith("binary")
-        multi_label = self.is_multi_label or activation == "sigmoid" or binary
-        self.positions, self.student_units = of(self.student, multi_label)
+        self.positions, self.student_units = of(self.student, self.is_multi_label or binary)
         self.is_multi_label = self.positions.multi_label
         self.num_classes = max(self.student_units, 2)
 

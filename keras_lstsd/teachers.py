@@ -65,9 +65,7 @@ class _Other:
 
     def check_classes(self, model: Any) -> None:
         """Rejects a network for other classes than the student's."""
-        sigmoid = outputs.last_activation(self.network) == "sigmoid"
-        many = sigmoid or model.positions.multi_label
-        self.positions, units = positions.of(self.network, many)
+        self.positions, units = positions.of(self.network, model.positions.multi_label)
         classes = max(units, 2)
         if (self.positions, classes) != (model.positions, model.num_classes):
             raise ValueError(

@@ -191,7 +191,7 @@ def test_the_student_is_loaded_without_this_library(tmp_path):
 # === Formats ===
 
 
-@pytest.mark.parametrize("name", ["model.h5"])
+@pytest.mark.parametrize("name", ["model.h5", slow("model.hdf5")])
 def test_the_legacy_hdf5_format_is_rejected(tmp_path, name):
     with pytest.raises(ValueError, match=rf"HDF5.*Received: .*{name}.*Expected: .*\.keras"):
         trained().save(tmp_path / name)

@@ -153,7 +153,10 @@ def forms(classes, units):
 
 @pytest.mark.parametrize(
     ("units", "form"),
-    [(1, "column"), (1, "bool"), (1, "soft"), (3, "soft"), slow(1, "soft column"), (3, "one-hot")],
+    [
+        *((1, "column"), (1, "bool"), (1, "soft"), slow(1, "integers"), slow(1, "soft column")),
+        *((3, "one-hot"), (3, "soft")),
+    ],
 )
 def test_dups_teaches_the_mean_prediction_of_the_class_of_a_label(units, form):
     """Nothing is learned, so that all predictions are those of one network."""
@@ -174,7 +177,7 @@ def test_dups_teaches_the_mean_prediction_of_the_class_of_a_label(units, form):
     assert logs["teacher_coverage"] == [0, 1]
 
 
-@pytest.mark.parametrize("form", ["column", "bool", "soft column"])
+@pytest.mark.parametrize("form", [slow("integers"), "column", "bool", slow("soft"), "soft column"])
 def test_a_data_set_with_labels_of_one_unit_trains_with_an_index(form):
     """The step reads the class of each label to detect a changed index."""
 

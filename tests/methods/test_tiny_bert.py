@@ -168,7 +168,7 @@ def test_layers_that_a_classifier_lacks_are_rejected(layers):
         bert_of_layers(network(4, 4, seed=2), layers)
 
 
-@pytest.mark.parametrize("layer_map", [[1], [1, 3]])
+@pytest.mark.parametrize("layer_map", [[1], [1, 3], slow([0, 1]), slow([1, 2, 2])])
 def test_a_layer_map_that_does_not_fit_is_rejected(layer_map):
     with pytest.raises(ValueError, match="(?s)`layer_map`.*Received.*2 numbers from 1 to 2"):
         TinyBERT(network(2, 4, seed=1), network(2, 4, seed=2), layer_map=layer_map)

@@ -336,10 +336,10 @@ class Fitting:
         if not math.isfinite(loss) or broken:
             raise ValueError(
                 f"The loss or the weights are not finite. Received: a mean loss of {loss} in epoch "
-                f"{self.epoch}, NaN or infinity in the weights {broken}; outputs that are not "
-                "finite are never stored. Expected: finite inputs, labels and sample weights, and "
-                "a stable learning rate; `keras.callbacks.TerminateOnNaN()` stops at the first "
-                "such batch."
+                f"{self.epoch}, NaN or infinity in {len(broken)} weights, the first {broken[:3]}; "
+                "outputs that are not finite are never stored. Expected: finite inputs, labels and "
+                "sample weights, and a stable learning rate; `keras.callbacks.TerminateOnNaN()` "
+                "stops at the first such batch."
             )
 
     def _report_indices(self, out_of_range: float, changed: float) -> None:

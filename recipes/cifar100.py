@@ -257,8 +257,10 @@ def compare(
     return 0 if done else runs.INTERRUPTED
 
 
-def papers(network: str) -> dict[str, float] | None:
-    """The paper's accuracy on a network by method; None where the paper has none."""
+def papers(network: str, settings: dict) -> dict[str, float] | None:
+    """The paper's accuracy on a network by method; None where the paper has no such training."""
+    if any(settings.get(flag.name) for flag in (SAMPLES, EPOCHS, *LABEL_FLAGS)):
+        return None
     column = PAPER_NETWORKS.index(network) if network in PAPER_NETWORKS else 99
     return {method: row[column] for method, row in PAPER.items() if column < len(row)} or None
 
@@ -273,7 +275,8 @@ def network_tables(networks: Sequence[str], methods: Sequence[str]) -> Callable:
     def text(results):
         parts = []
         for network in networks:
-            table = tables.method_table(results, methods, papers(network), network=network)
+            paper = papers(network, results.settings)
+            table = tables.method_table(results, methods, paper, network=network)
             parts += [f"{title(network)}.\n{tables.READING}", "", table, ""]
             parts += tables.detection_lines(results, methods, network=network)
         return "\n".join(parts)
@@ -290,7 +293,7 @@ def network_reports(networks: Sequence[str], methods: Sequence[str]) -> Callable
                 results,
                 title(network),
                 methods,
-                papers(network),
+                papers(network, results.settings),
                 samples=data.x_train,
                 network=network,
             )

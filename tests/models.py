@@ -19,7 +19,7 @@ Y = draw.integers(0, CLASSES, SAMPLES)
 
 # They differ from another method in settings only, which recipes and kill tests cover.
 SETTINGS = ("label_smoothing", "dups_plus", "lstsd_ramp", "lstsd_without_long")
-SETTINGS += ("lstsd_without_short", "lstsd_without_teachers", "crd_prokt")
+SETTINGS += ("lstsd_without_short", "lstsd_without_teachers", "lstsd_forward_kl", "crd_prokt")
 NAMES = [name for name in METHODS if name not in SETTINGS]
 
 

@@ -33,6 +33,7 @@ TINY: dict[str, dict[str, Any]] = {
     "lstsd_without_teachers": _TWO_EPOCHS,
     "lstsd_without_long": _TWO_EPOCHS,
     "lstsd_without_short": _TWO_EPOCHS,
+    "lstsd_forward_kl": _TWO_EPOCHS,
     "lstsd_ramp": _TWO_EPOCHS,
     "lstsd": _TWO_EPOCHS,
 }
@@ -61,6 +62,7 @@ OFF: dict[str, dict[str, Any]] = {
     "lstsd_without_teachers": _NO_TEACHERS,
     "lstsd_without_long": _NO_TEACHERS,
     "lstsd_without_short": _NO_TEACHERS,
+    "lstsd_forward_kl": _NO_TEACHERS,
     "lstsd_ramp": _NO_TEACHERS,
     "lstsd": _NO_TEACHERS,
 }

@@ -46,3 +46,9 @@ def test_tables_show_the_papers_numbers(tmp_path):
     assert "resnet8" in text
     without_paper = text.split("resnet8")[1]
     assert "paper" not in without_paper
+
+
+@pytest.mark.parametrize("setting", ["samples", "epochs", "wrong_labels", "labels_per_class"])
+def test_the_papers_numbers_are_not_beside_other_trainings(setting):
+    assert recipe.papers("resnet20", {setting: None})["lstsd"] == 69.42
+    assert recipe.papers("resnet20", {setting: 5000}) is None

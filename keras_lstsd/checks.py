@@ -1,5 +1,6 @@
 """Checks of arguments and data, with their error messages."""
 
+import inspect
 import operator
 import warnings
 from collections.abc import Sequence
@@ -123,6 +124,35 @@ def check_student(student: Any, wrapper: type) -> None:
             "`student` must be the classifier to train. "
             f"Received: {student!r}. Expected: a plain Keras model with one output of shape "
             "[batch, classes] (the `student` of a model that is wrapped already)."
+        )
+
+
+def check_used(model: Any, **options: Any) -> None:
+    """Rejects options of the base class that a method does not use.
+
+    Raises:
+        TypeError: for an option that is not an argument of the method's own.
+    """
+    own = inspect.signature(type(model).__init__).parameters
+    for name, value in options.items():
+        if value not in (None, 1) and name not in own:
+            raise TypeError(
+                f"{type(model).__name__} does not use `{name}`. Received: {name}={value!r}. "
+                f"Expected: to leave it out; see `help({type(model).__name__})`."
+            )
+
+
+def check_one_output(model: Any) -> None:
+    """Rejects a guided output of several, for methods that need all of the outputs.
+
+    Raises:
+        ValueError: for such an output.
+    """
+    if model.guided_output is not None:
+        raise ValueError(
+            f"{type(model).__name__} takes students with one output. "
+            f"Received: guided_output={model.guided_output!r}. Expected: a student without other "
+            "outputs, `keras.Model(student.inputs, student.outputs[0])`, or another method."
         )
 
 

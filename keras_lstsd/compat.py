@@ -65,16 +65,13 @@ def backup_paths(backup: keras.callbacks.BackupAndRestore) -> list[tuple[Path, P
 
 
 def compiled_loss(model: keras.Model) -> Any:
-    """The loss that was given to `compile` for a model with one output, or None."""
-    loss = getattr(model._compile_loss, "_user_loss", None)
-    if isinstance(loss, list | tuple | dict):
-        (loss,) = keras.tree.flatten(loss) or (None,)
-    return loss
+    """The `loss` that was given to `compile`, or None."""
+    return getattr(model._compile_loss, "_user_loss", None)
 
 
-def loss_reduction(model: keras.Model) -> str | None:
-    """The reduction of the compiled loss."""
-    return getattr(compiled_loss(model), "reduction", "sum_over_batch_size")
+def loss_weights(model: keras.Model) -> Any:
+    """The `loss_weights` that were given to `compile`, or None."""
+    return getattr(model._compile_loss, "_user_loss_weights", None)
 
 
 def task_loss(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:

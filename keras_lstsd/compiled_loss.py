@@ -1,4 +1,4 @@
-"""The compiled loss: its name, and the checks of it."""
+"""The compiled loss of the guided output: its name, weight and reduction, and the checks of it."""
 
 from typing import Any
 
@@ -7,9 +7,32 @@ import keras
 from keras_lstsd import compat, outputs
 
 
+def of(model: Any) -> Any:
+    """The loss that was given to `compile`, or None."""
+    return _of_one(model, compat.compiled_loss(model))
+
+
+def weight(model: Any) -> float:
+    """Its weight in `loss_weights`, by default 1."""
+    value = _of_one(model, compat.loss_weights(model))
+    return 1.0 if value is None else value
+
+
+def _of_one(model: Any, values: Any) -> Any:
+    value = model.of_guided(values)
+    if isinstance(value, list | tuple | dict):
+        (value,) = keras.tree.flatten(value) or (None,)
+    return value
+
+
+def reduction(model: Any) -> str | None:
+    """Its reduction over a batch."""
+    return getattr(of(model), "reduction", "sum_over_batch_size")
+
+
 def name_of(model: Any) -> str:
     """Keras's name of a compiled loss, as "binary_crossentropy"; empty for none or a user's own."""
-    loss = compat.compiled_loss(model)
+    loss = of(model)
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     if isinstance(loss, keras.losses.Loss):
         kind = next(filter(compat.is_of_keras, type(loss).__mro__))
@@ -27,10 +50,10 @@ def check(model: Any) -> None:
         ValueError: for logits taken as probabilities or the reverse, for a loss of one class each
             on the outputs of several labels, for a regression loss on one linear unit.
     """
-    loss = compat.compiled_loss(model)
+    loss = of(model)
     function = keras.losses.get(loss) if isinstance(loss, str) else loss
     name, units = name_of(model), model.student_units
-    activation = outputs.last_activation(model.student)
+    activation = outputs.last_activation(model.head())
     many = model.positions.multi_label
     if (many and "categorical" in name) or (
         not many and name.startswith("binary") and units > 1 and activation != "softmax"

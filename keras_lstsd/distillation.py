@@ -14,6 +14,7 @@ from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, without_index
 from keras_lstsd.fitting import Fitting
+from keras_lstsd.heads import Heads, head_of
 from keras_lstsd.positions import Positioned
 from keras_lstsd.saving import Saving
 from keras_lstsd.step import Guidance, Step
@@ -22,7 +23,7 @@ from keras_lstsd.updating import Updating
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
+class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
     """Trains a student classifier; subclasses add the guidance of a teacher.
 
     The loss of a batch is the compiled loss plus the guidance, reduced as the compiled loss is.
@@ -48,6 +49,8 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
         mini_generation_epochs: E, epochs in a mini-generation.
         num_samples: N, size of the training set, for methods with a memory per sample.
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
+        guided_output: of a student with several outputs, the name of the one that is guided. The
+            others train as compiled. Its weight in `loss_weights` weighs the guidance too.
         name: name of the model.
 
     Raises:
@@ -79,14 +82,20 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
         mini_generation_epochs: int = 1,
         num_samples: int | None = None,
         from_logits: bool | None = None,
+        guided_output: str | None = None,
         name: str | None = None,
     ):
         super().__init__(name=name)
         checks.check_student(student, Distillation)
+        checks.check_used(
+            self, num_samples=num_samples, mini_generation_epochs=mini_generation_epochs
+        )
         self.student = student
         self.mini_generation_epochs = checks.count("mini_generation_epochs", mini_generation_epochs)
         self.num_samples = None if num_samples is None else checks.count("num_samples", num_samples)
         self.from_logits = from_logits
+        self.guided_output = guided_output
+        self.head = head_of(student, guided_output)
         # Names of the student's layers whose outputs `step.features` has.
         self.taps = ()
         # A function, as Keras would track the model as a part of this one.
@@ -205,26 +214,29 @@ class Distillation(Fitting, Positioned, Saving, Updating, keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         y_pred, features = taps.split(y_pred)
-        step = self._step(x, y, y_pred, sample_weight, features)
+        guided = [self.of_guided(values) for values in (y, y_pred, sample_weight)]
+        step = self._step(x, *guided, features)
         guidance = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
-        weights = sample_weight
+        _, prediction, weights = guided
         if self.has_unlabelled:
             y, _, weights = self.labelled(y, y_pred, sample_weight)
         if guidance is not None and not (
             isinstance(guidance.task_weight, float | int) and guidance.task_weight == 1
         ):
-            compiled_loss.check_task_weight(compat.loss_reduction(self))
+            compiled_loss.check_task_weight(compiled_loss.reduction(self))
             shares = ops.convert_to_tensor(guidance.task_weight, "float32")
             if len(shares.shape):
-                shares = self.positions.as_loss(shares, self._shape_of(y_pred))
+                shares = self.positions.as_loss(shares, self._shape_of(prediction))
             if weights is not None:
-                shares = shares * self._loss_weights(y_pred, weights)
+                shares = shares * self._loss_weights(prediction, weights)
             weights = shares
-        loss = super().compute_loss(x, y, y_pred, weights, training)
+        if weights is not guided[-1]:
+            sample_weight = self.with_guided(sample_weight, weights, y_pred)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if guidance is not None:
-            guided = self.reduced(guidance.loss, y_pred, sample_weight)
-            loss = loss + ops.cast(guided, loss.dtype)
+            added = self.reduced(guidance.loss, *guided[1:]) * compiled_loss.weight(self)
+            loss = loss + ops.cast(added, loss.dtype)
         self.record(step, guidance)
         self._log(step, guidance)
         return loss

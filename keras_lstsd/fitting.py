@@ -104,7 +104,7 @@ class Fitting:
             self.find_positions()
             compiled_loss.check(self)
             if batches is not None:
-                self._find_unlabelled(batches.labels[0])
+                self._find_unlabelled(self.of_guided(batches.labels[0]))
             with self._scope():
                 self.make_memory()
                 if self._device_stage.serve(batches):
@@ -193,7 +193,7 @@ class Fitting:
         A loss with an `ignore_class` leaves them out itself. To other losses than crossentropies
         such numbers may be labels.
         """
-        ignores = getattr(compat.compiled_loss(self), "ignore_class", None) is not None
+        ignores = getattr(compiled_loss.of(self), "ignore_class", None) is not None
         if ignores or "crossentropy" not in compiled_loss.name_of(self):
             return
         if self.positions.any_missing(y) and not self.has_unlabelled:
@@ -264,7 +264,7 @@ class Fitting:
             for first in range(0, batches.num_samples, batches.batch_size):
                 rows = slice(first, first + batches.batch_size)
                 inputs = keras.tree.map_structure(lambda array, at=rows: array[at], batches.inputs)
-                yield inputs, batches.sample_index[rows], batches.labels[0][rows]
+                yield inputs, batches.sample_index[rows], self.of_guided(batches.labels[0])[rows]
             return
         if isinstance(source, Iterator):
             raise ValueError(
@@ -282,7 +282,7 @@ class Fitting:
             checks.check_sample_index(index, self.num_samples, type(self).__name__)
             inputs = without_index(x)
             checks.check_one_index_each(len(index), len(keras.tree.flatten(inputs)[0]))
-            yield inputs, index, y
+            yield inputs, index, self.of_guided(y)
             missing[index] = False
             # A data set that repeats has no end.
             if not missing.any():

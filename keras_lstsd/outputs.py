@@ -32,8 +32,8 @@ def shape(student: keras.Model) -> tuple[int | None, ...]:
         raise ValueError(
             "The student must be a classifier with one output tensor. "
             f"Received: output shape {sizes}. Expected: (batch, classes), or (batch, ..., classes) "
-            "with classes at each token or pixel; for a dict or list of outputs write "
-            "`keras.Model(student.inputs, student.outputs[0])`."
+            "with classes at each token or pixel; of several outputs pass the name of one as "
+            "`guided_output`, or write `keras.Model(student.inputs, student.outputs[0])`."
         )
     if sizes[-1] == 1 and last_activation(student) == "softmax":
         raise ValueError(

@@ -134,9 +134,9 @@ class Positioned:
         """Finds the classes of the student's output, and whether it is logits, once."""
         if hasattr(self, "student_units"):
             return
-        if self.from_logits is None:
-            self.from_logits = outputs.ends_in_logits(self.student)
         self.find_positions()
+        if self.from_logits is None:
+            self.from_logits = outputs.ends_in_logits(self.head())
         self.built = True
 
     def find_positions(self) -> None:
@@ -146,9 +146,9 @@ class Positioned:
         """
         if self.has_memory:
             return
-        activation = outputs.last_activation(self.student)
+        activation = outputs.last_activation(self.head())
         binary = activation != "softmax" and compiled_loss.name_of(self).startswith("binary")
-        self.positions, self.student_units = of(self.student, self.is_multi_label or binary)
+        self.positions, self.student_units = of(self.head(), self.is_multi_label or binary)
         self.is_multi_label = self.positions.multi_label
         self.num_classes = max(self.student_units, 2)
 
@@ -167,8 +167,8 @@ class Positioned:
 
     def shaped_logits_of(self, y_pred: Any) -> Any:
         """Outputs of the student as float32 logits `[batch, ..., classes]`."""
-        many = self.positions.multi_label
-        return outputs.logits_of(self.student, y_pred, self.from_logits, many)
+        many, y_pred = self.positions.multi_label, self.of_guided(y_pred)
+        return outputs.logits_of(self.head(), y_pred, self.from_logits, many)
 
     def _shape_of(self, y_pred: Any) -> tuple:
         """Batch and positions of outputs."""
@@ -188,6 +188,12 @@ class Positioned:
             `(y, share, weights)`: labels with 0 in place of missing ones; 1.0 for the samples
             that have one, in the form of the compiled loss; these times the sample weights.
         """
+        if self.guided_output is not None:
+            raise ValueError(
+                "Samples without a label need a student with one output. "
+                f"Received: such samples, and guided_output={self.guided_output!r}. Expected: a "
+                "label for each sample, or a student without the other outputs."
+            )
         y = ops.convert_to_tensor(y)
         classes = outputs.classes_of(
             self.positions.label_rows(y, self.student_units), self.num_classes
@@ -205,5 +211,5 @@ class Positioned:
         values = self.positions.as_loss(values, self._shape_of(y_pred))
         if sample_weight is not None:
             sample_weight = self._loss_weights(y_pred, sample_weight)
-        mask, reduction = compat.mask_of(y_pred), compat.loss_reduction(self)
+        mask, reduction = compat.mask_of(y_pred), compiled_loss.reduction(self)
         return compat.reduce_loss(values, sample_weight, mask, reduction)

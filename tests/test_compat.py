@@ -138,12 +138,19 @@ def test_the_files_of_a_backup_are_found(tmp_path):
 @pytest.mark.parametrize("wrap", [lambda loss: loss, lambda loss: [loss]])
 def test_the_compiled_loss_is_found(wrap):
     for loss in ("mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error):
-        found = compat.compiled_loss(compiled(wrap(loss)))
+        (found,) = keras.tree.flatten(compat.compiled_loss(compiled(wrap(loss))))
         assert found is loss, moved("`CompileLoss._user_loss`")
 
 
 def test_a_model_without_a_compiled_loss_has_none():
     assert compat.compiled_loss(compiled(None)) is None
+
+
+def test_the_weights_of_the_losses_are_found():
+    model = compiled("mse")
+    assert compat.loss_weights(model) is None
+    model.compile(loss="mse", loss_weights=0.5)
+    assert compat.loss_weights(model) == 0.5, moved("`CompileLoss._user_loss_weights`")
 
 
 # === Only `compat` uses private attributes ===
@@ -238,7 +245,6 @@ def test_the_compiled_loss_takes_other_outputs():
     found = compat.task_loss(model, y, ops.convert_to_tensor(X), weights)
     expected = ops.convert_to_numpy(loss(y, X, sample_weight=weights))
     np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=moved("`_compile_loss`"))
-    assert compat.loss_reduction(model) == "sum"
     found = float(compat.added_losses(model, model))
     assert found == pytest.approx(float(model.losses[0])), moved("`_aggregate_additional_loss`")
 

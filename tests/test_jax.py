@@ -23,6 +23,7 @@ CHOSEN = " and ".join(
         "(not test_tiny_bert or small1)",
         "(not test_knowledge_distillation or follows)",
         "(not test_positions or (tokens and (reverse or dups or kl)))",
+        "(not test_heads or lstsd)",
         "(not test_kinds_of_outputs or (as_samples and lstsd))",
         "(not test_unlabelled or metrics)",
         "(not test_contrast or draws or rows or feature)",

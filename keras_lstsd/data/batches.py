@@ -114,9 +114,10 @@ class SampleBatches(keras.utils.PyDataset):
         inputs, labels = keras.tree.lists_to_tuples(
             keras.tree.map_structure(arrays.dense, (x, labels))
         )
-        is_array = isinstance(labels[0], np.ndarray) and labels[0].ndim > 0
+        first = next(iter(keras.tree.flatten(labels[0])), None)
+        is_array = isinstance(first, np.ndarray) and first.ndim > 0
         if index is None:
-            index = np.arange(len(labels[0]) if is_array else 0, dtype=np.int32)
+            index = np.arange(len(first) if is_array else 0, dtype=np.int32)
         lengths = {array.shape[:1] for array in keras.tree.flatten((inputs, index, labels))}
         complete = is_array and keras.tree.flatten(inputs)
         if len(lengths) != 1 or lengths & {(), (0,)} or not complete:
@@ -229,7 +230,7 @@ class SampleBatches(keras.utils.PyDataset):
             x["draws"] = draws
         if self.index_validated:
             x["index_validated"] = ()
-        return x, *map(of_rows, labels)
+        return x, *keras.tree.map_structure(of_rows, labels)
 
     def tf_dataset(self) -> Any:
         """The same batches as a `tf.data.Dataset`, which reads `epoch` at each iteration."""
@@ -325,17 +326,21 @@ class SampleBatches(keras.utils.PyDataset):
         checksums = {}
         for sample, row in zip(index.tolist(), rows[first].tolist(), strict=True):
             inputs = keras.tree.map_structure(lambda array, row=row: array[row], self.inputs)
-            label = arrays.label_checksum(self.labels[0][row])
-            checksums[sample] = arrays.checksum(inputs), label
+            label = keras.tree.map_structure(lambda array, row=row: array[row], self.labels[0])
+            checksums[sample] = arrays.checksum(inputs), arrays.label_checksum(label)
         return checksums
 
     def _check_mixing(self) -> None:
         """Rejects labels that cannot be mixed, and a layer that mixes in half precision."""
         mixing, y = [layer for layer in self.layers if mixes(layer)], self.labels[0]
-        if mixing and (y.ndim != 2 or (y.shape[1] == 1 and y.dtype.kind in "iu")):
+        if not mixing:
+            return
+        shape = keras.tree.map_structure(lambda array: array.shape, y)
+        is_one = isinstance(y, np.ndarray) and y.ndim == 2
+        if not is_one or (y.shape[1] == 1 and y.dtype.kind in "iu"):
             raise ValueError(
                 "A layer that mixes samples needs one-hot labels. "
-                f"Received: labels of shape {y.shape}. Expected: one-hot labels "
+                f"Received: labels of shape {shape}. Expected: one-hot labels "
                 "[samples, classes]; write `y = keras.utils.to_categorical(y)`."
             )
         for layer in mixing:

@@ -1,6 +1,7 @@
 """Contrastive representation distillation, CRD (Tian et al., 2020)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -36,8 +37,7 @@ class CRD(Distillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for weights below 0, a temperature that is not positive, a network that is not
@@ -67,10 +67,9 @@ class CRD(Distillation):
         num_samples: int | None = None,
         teacher_inputs: Callable | None = None,
         teacher_from_logits: bool | None = None,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
+        super().__init__(student, num_samples=num_samples, **options)
         check_distillation(kd_temperature, weight=weight, kd_weight=kd_weight)
         self.weight = weight
         self.kd_weight = kd_weight

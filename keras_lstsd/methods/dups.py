@@ -39,8 +39,7 @@ class DUPS(Distillation):
         teacher_weight: weight of the teacher, at least 0. 0.2 in the paper.
         temperature: T > 0. 6 in the paper.
         peers: n, how many samples of a class make its teacher; None takes all.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, peers below 1.
@@ -67,14 +66,12 @@ class DUPS(Distillation):
         teacher_weight: float = 0.2,
         temperature: float = 6.0,
         peers: int | None = None,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
         super().__init__(
             student,
             mini_generation_epochs=mini_generation_epochs,
-            from_logits=from_logits,
-            name=name,
+            **options,
         )
         check_distillation(
             temperature, student_weight=student_weight, teacher_weight=teacher_weight

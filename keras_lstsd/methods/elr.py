@@ -1,5 +1,7 @@
 """Early-learning regularization, ELR (Liu et al., NeurIPS 2020), for wrong labels."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -37,8 +39,7 @@ class ELR(Distillation):
         momentum: in [0, 1). 0.7 on CIFAR-10, 0.9 on CIFAR-100.
         weight: lambda, at least 0. 3 on CIFAR-10, 7 on CIFAR-100.
         table_dtype: `"float32"` or `"float16"`.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a momentum outside [0, 1), a negative weight, an unknown `table_dtype`.
@@ -64,10 +65,9 @@ class ELR(Distillation):
         momentum: float = 0.7,
         weight: float = 3.0,
         table_dtype: str = "float32",
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
+        super().__init__(student, num_samples=num_samples, **options)
         check_momentum(momentum)
         check_distillation(1.0, weight=weight)
         self.momentum = momentum

@@ -107,8 +107,7 @@ class FeatureMatching(Distillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for losses of another type, weights that are not one per loss, a network that
@@ -139,10 +138,9 @@ class FeatureMatching(Distillation):
         regressors: bool = True,
         teacher_inputs: Callable | None = None,
         teacher_from_logits: bool | None = None,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, from_logits=from_logits, name=name)
+        super().__init__(student, **options)
         set_teacher(self, Given, teacher, teacher_inputs, teacher_from_logits)
         if isinstance(distillation_losses, DistillationLoss):
             distillation_losses = [distillation_losses]

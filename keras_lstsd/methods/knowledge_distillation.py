@@ -48,8 +48,7 @@ class KnowledgeDistillation(Distillation):
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
         num_samples: with `stored=True`, size of the training set. None: `fit` counts the samples.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for an alpha outside [0, 1], a temperature that is not positive, and `top_k`
@@ -80,11 +79,10 @@ class KnowledgeDistillation(Distillation):
         teacher_inputs: Callable | None = None,
         teacher_from_logits: bool | None = None,
         num_samples: int | None = None,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
         self.needs_sample_index = stored
-        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
+        super().__init__(student, num_samples=num_samples, **options)
         check_share("alpha", alpha)
         check_distillation(temperature)
         self.alpha = alpha

@@ -48,8 +48,7 @@ class LSTSD(Distillation):
             constant weights. Use 40 where training is short, or where the network still learns
             when it ends, such as the fine-tuning of a pre-trained network.
         table_dtype: `"float32"` or `"float16"`.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, a mini-generation
@@ -81,15 +80,13 @@ class LSTSD(Distillation):
         kl: str = "reverse",
         ramp: int = 0,
         table_dtype: str = "float32",
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
         super().__init__(
             student,
             mini_generation_epochs=mini_generation_epochs,
             num_samples=num_samples,
-            from_logits=from_logits,
-            name=name,
+            **options,
         )
         self._set_loss(long_weight, short_weight, temperature, kl, ramp)
         self.table_dtype = table_dtype

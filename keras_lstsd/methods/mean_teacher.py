@@ -1,6 +1,7 @@
 """Mean Teacher (Tarvainen and Valpola, 2017)."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import keras
 from keras import ops
@@ -40,8 +41,7 @@ class MeanTeacher(Distillation):
         ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
             weight, under which networks with BatchNorm can diverge in their first epoch: the
             teacher is in inference mode, and its averaged statistics are still far off.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a momentum outside [0, 1), a negative weight or ramp, a temperature that
@@ -72,10 +72,9 @@ class MeanTeacher(Distillation):
         divergence: str = "kl",
         kl: str = "reverse",
         ramp: int = 5,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, from_logits=from_logits, name=name)
+        super().__init__(student, **options)
         check_momentum(momentum)
         check_divergence(divergence)
         check_distillation(temperature, kl, weight=weight)

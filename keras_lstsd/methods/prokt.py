@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_lstsd import compat
-from keras_lstsd.checks import check_distillation, check_share
+from keras_lstsd.checks import check_distillation, check_one_output, check_share
 from keras_lstsd.contrast import Contrast
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import cross_entropy, log_softmax
@@ -47,8 +47,7 @@ class ProKT(Distillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a share outside [0, 1], a temperature that is not positive, a teacher that
@@ -80,11 +79,11 @@ class ProKT(Distillation):
         num_samples: int | None = None,
         teacher_inputs: Callable | None = None,
         teacher_from_logits: bool | None = None,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
         self.needs_sample_index = contrast is not None
-        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
+        super().__init__(student, num_samples=num_samples, **options)
+        check_one_output(self)
         check_share("projection", projection)
         check_share("alpha", alpha)
         check_distillation(temperature)

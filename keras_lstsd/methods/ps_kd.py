@@ -1,5 +1,7 @@
 """Progressive self-knowledge distillation, PS-KD (Kim et al., ICCV 2021)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -31,8 +33,7 @@ class PSKD(Distillation):
             data sets that `keras_lstsd.data.with_sample_index` numbered.
         final_alpha: a in the last epoch, in [0, 1]. 0.8 in the paper.
         table_dtype: `"float32"` or `"float16"`.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a `final_alpha` outside [0, 1], an unknown `table_dtype`.
@@ -57,10 +58,9 @@ class PSKD(Distillation):
         num_samples: int | None = None,
         final_alpha: float = 0.8,
         table_dtype: str = "float32",
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
+        super().__init__(student, num_samples=num_samples, **options)
         check_share("final_alpha", final_alpha)
         self.final_alpha = final_alpha
         self.table_dtype = table_dtype

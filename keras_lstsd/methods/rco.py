@@ -34,8 +34,7 @@ class RCO(KnowledgeDistillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        from_logits, guided_output, name: see `Distillation`.
 
     Raises:
         ValueError: as `KnowledgeDistillation`; for no anchors, for anchors of several
@@ -62,12 +61,14 @@ class RCO(KnowledgeDistillation):
         teacher_inputs: Callable | None = None,
         teacher_from_logits: bool | None = None,
         from_logits: bool | None = None,
+        guided_output: str | None = None,
         name: str | None = None,
     ):
         if not isinstance(anchors, Given):
             network, weights = _weights_of(anchors, teacher)
             anchors = Given(network, teacher_inputs, teacher_from_logits, weights)
-        super().__init__(student, anchors, alpha, temperature, from_logits=from_logits, name=name)
+        options = {"from_logits": from_logits, "guided_output": guided_output, "name": name}
+        super().__init__(student, anchors, alpha, temperature, **options)
 
     @property
     def anchors(self) -> Given:

@@ -51,6 +51,7 @@ class SingleTeacherLSTSD(LSTSD):
         kl: str = "reverse",
         ramp: int = 0,
         from_logits: bool | None = None,
+        guided_output: str | None = None,
         name: str | None = None,
     ):
         # Without the tables of LSTSD.
@@ -59,6 +60,7 @@ class SingleTeacherLSTSD(LSTSD):
             student,
             mini_generation_epochs=mini_generation_epochs,
             from_logits=from_logits,
+            guided_output=guided_output,
             name=name,
         )
         self._set_loss(long_weight, short_weight, temperature, kl, ramp)

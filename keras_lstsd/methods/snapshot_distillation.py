@@ -1,5 +1,7 @@
 """Snapshot Distillation (Yang et al., CVPR 2019)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -31,8 +33,7 @@ class SnapshotDistillation(Distillation):
         student_weight: weight of the compiled loss, at least 0.
         teacher_weight: weight of the teacher, at least 0.
         temperature: T > 0, for the teacher. 2 or 3 in the paper.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a negative weight or a temperature that is not positive.
@@ -59,14 +60,12 @@ class SnapshotDistillation(Distillation):
         student_weight: float = 1.0,
         teacher_weight: float = 1.0,
         temperature: float = 2.0,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
         super().__init__(
             student,
             mini_generation_epochs=mini_generation_epochs,
-            from_logits=from_logits,
-            name=name,
+            **options,
         )
         check_distillation(
             temperature, student_weight=student_weight, teacher_weight=teacher_weight

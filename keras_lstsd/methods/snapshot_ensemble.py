@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd.checks import count
+from keras_lstsd.checks import check_one_output, count
 from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import SMALLEST
 from keras_lstsd.snapshot import Snapshot
@@ -28,8 +28,7 @@ class SnapshotEnsemble(Distillation):
         student: a Keras classifier; see `Distillation`.
         mini_generation_epochs: epochs of a cycle. 40 in Jiang et al. 2020 and Yang et al. 2019.
         keep: m, how many networks are averaged at most. 5 are all of 164 epochs.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: when `keep` is below 1.
@@ -52,15 +51,14 @@ class SnapshotEnsemble(Distillation):
         student: keras.Model,
         mini_generation_epochs: int = 40,
         keep: int = 5,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
         super().__init__(
             student,
             mini_generation_epochs=mini_generation_epochs,
-            from_logits=from_logits,
-            name=name,
+            **options,
         )
+        check_one_output(self)
         self.keep = count("keep", keep)
         self.snapshots = [Snapshot(name=f"snapshot_{number}") for number in range(keep - 1)]
 

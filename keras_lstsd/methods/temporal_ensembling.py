@@ -76,8 +76,7 @@ class TemporalEnsembling(Distillation):
         ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
             weight, 80 in Laine and Aila.
         table_dtype: `"float32"` or `"float16"`.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a momentum outside [0, 1), a negative weight, a temperature that is not
@@ -118,10 +117,9 @@ class TemporalEnsembling(Distillation):
         kl: str = "reverse",
         ramp: int = 0,
         table_dtype: str = "float32",
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, num_samples=num_samples, from_logits=from_logits, name=name)
+        super().__init__(student, num_samples=num_samples, **options)
         check_momentum(momentum)
         check_divergence(divergence)
         check_distillation(temperature, kl, weight=weight)

@@ -57,7 +57,7 @@ class TinyBERT(Distillation):
         intermediate_epochs: epochs of the first stage. None: all.
         temperature: T > 0, of the second stage.
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
-        name: name of the model.
+        options: `from_logits` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for networks without a BERT of KerasHub, another number of heads or of classes,
@@ -86,9 +86,9 @@ class TinyBERT(Distillation):
         intermediate_epochs: int | None = None,
         temperature: float = 1.0,
         teacher_inputs: Callable | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, name=name)
+        super().__init__(student, **options)
         check_distillation(temperature)
         set_teacher(self, Given, teacher, teacher_inputs, None)
         self.temperature = temperature

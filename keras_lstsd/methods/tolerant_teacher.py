@@ -1,5 +1,7 @@
 """A tolerant teacher for generations of students (Yang et al., AAAI 2019)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -24,8 +26,7 @@ class TolerantTeacher(Distillation):
         student: a Keras classifier; see `Distillation`.
         eta: share of the compiled loss, in [0, 1]. 0.6 and 0.7 in the paper; 1 is plain training.
         top_k: K, at least 2 and at most the number of classes. 5 on CIFAR-100.
-        from_logits: whether the student's outputs are logits. None: decided by its last layer.
-        name: name of the model.
+        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for an eta outside [0, 1], a K below 2 or above the number of classes.
@@ -47,10 +48,9 @@ class TolerantTeacher(Distillation):
         student: keras.Model,
         eta: float = 0.6,
         top_k: int = 5,
-        from_logits: bool | None = None,
-        name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(student, from_logits=from_logits, name=name)
+        super().__init__(student, **options)
         check_share("eta", eta)
         self.eta = eta
         self.top_k = count("top_k", top_k, at_least=2)

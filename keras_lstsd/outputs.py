@@ -28,7 +28,7 @@ def shape(student: keras.Model) -> tuple[int | None, ...]:
     else:
         sizes = _traced_output_shape(student)
     flat = isinstance(sizes, tuple) and all(n is None or isinstance(n, int) for n in sizes)
-    if not flat or len(sizes) < 2 or sizes[-1] is None:
+    if not flat or len(sizes) < 2 or sizes[-1] is None or 0 in sizes[1:]:
         raise ValueError(
             "The student must be a classifier with one output tensor. "
             f"Received: output shape {sizes}. Expected: (batch, classes), or (batch, ..., classes) "

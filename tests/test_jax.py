@@ -24,6 +24,7 @@ CHOSEN = " and ".join(
         "(not test_knowledge_distillation or follows)",
         "(not test_positions or (tokens and (reverse or dups or kl)))",
         "(not test_heads or lstsd)",
+        "(not test_dense_predictions or (resumes and segmentation))",
         "(not test_kinds_of_outputs or (as_samples and lstsd))",
         "(not test_unlabelled or metrics)",
         "(not test_contrast or draws or rows or feature)",

@@ -260,8 +260,9 @@ def title_of(task: str, network: str) -> str:
 
 
 def paper_of(task: str, network: str, settings: dict) -> dict[str, float] | None:
-    """The paper's scores on a task by method; None where the paper has none."""
-    if task not in PAPER_TASKS or network not in PAPER:
+    """The paper's scores on a task by method; None where the paper has no such training."""
+    others = settings["samples"] or settings["wrong_labels"] or settings["epochs"] != EPOCHS.default
+    if task not in PAPER_TASKS or network not in PAPER or others:
         return None
     # A network with random weights or fewer layers is not the paper's BERT.
     if network == "bert" and (settings["bert"] is None or settings["student_layers"]):

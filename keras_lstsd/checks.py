@@ -127,15 +127,21 @@ def check_student(student: Any, wrapper: type) -> None:
         )
 
 
-def check_used(model: Any, **options: Any) -> None:
+def check_used(
+    model: Any, has_stages: bool, num_samples: int | None, mini_generation_epochs: int
+) -> None:
     """Rejects options of the base class that a method does not use.
 
     Raises:
-        TypeError: for an option that is not an argument of the method's own.
+        TypeError: for such an option that is not an argument of the method's own either.
     """
     own = inspect.signature(type(model).__init__).parameters
-    for name, value in options.items():
-        if value not in (None, 1) and name not in own:
+    options = {
+        "num_samples": (num_samples, model.needs_sample_index),
+        "mini_generation_epochs": (mini_generation_epochs, has_stages),
+    }
+    for name, (value, is_used) in options.items():
+        if value not in (None, 1) and not is_used and name not in own:
             raise TypeError(
                 f"{type(model).__name__} does not use `{name}`. Received: {name}={value!r}. "
                 f"Expected: to leave it out; see `help({type(model).__name__})`."

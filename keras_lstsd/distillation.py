@@ -87,9 +87,8 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
     ):
         super().__init__(name=name)
         checks.check_student(student, Distillation)
-        checks.check_used(
-            self, num_samples=num_samples, mini_generation_epochs=mini_generation_epochs
-        )
+        has_stages = type(self).on_stage_start is not Distillation.on_stage_start
+        checks.check_used(self, has_stages, num_samples, mini_generation_epochs)
         self.student = student
         self.mini_generation_epochs = checks.count("mini_generation_epochs", mini_generation_epochs)
         self.num_samples = None if num_samples is None else checks.count("num_samples", num_samples)

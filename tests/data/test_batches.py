@@ -164,4 +164,4 @@ def test_arrays_of_unequal_lengths_are_rejected():
     with pytest.raises(ValueError, match=r"write `np.asarray\(x\)`"):
         SampleBatches(own, Y.tolist())
     with pytest.raises(ValueError, match="Expected: one length"):
-        SampleBatches(own, {"a": Y, "b": Y})
+        SampleBatches(own, {"a": Y, "b": Y[:9]})

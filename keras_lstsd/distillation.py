@@ -234,7 +234,7 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
             sample_weight = self.with_guided(sample_weight, weights, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if guidance is not None:
-            added = self.reduced(guidance.loss, *guided[1:]) * compiled_loss.weight(self)
+            added = self.reduced(guidance.loss, *guided[1:])
             loss = loss + ops.cast(added, loss.dtype)
         self.record(step, guidance)
         self._log(step, guidance)

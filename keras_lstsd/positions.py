@@ -207,9 +207,11 @@ class Positioned:
         return y, share, share * self._loss_weights(y_pred, sample_weight)
 
     def reduced(self, values: Any, y_pred: Any, sample_weight: Any) -> Any:
-        """Losses `[rows]`, reduced as the compiled loss is: same mask, weights and divisor."""
+        """Losses `[rows]`, reduced as the compiled loss is: same mask, weights, divisor, factor."""
         values = self.positions.as_loss(values, self._shape_of(y_pred))
         if sample_weight is not None:
             sample_weight = self._loss_weights(y_pred, sample_weight)
         mask, reduction = compat.mask_of(y_pred), compiled_loss.reduction(self)
-        return compat.reduce_loss(values, sample_weight, mask, reduction)
+        loss = compat.reduce_loss(values, sample_weight, mask, reduction)
+        weight = compiled_loss.weight(self)
+        return loss if weight == 1 else weight * loss

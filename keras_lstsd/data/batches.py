@@ -105,7 +105,6 @@ class SampleBatches(keras.utils.PyDataset):
         self.start_epoch(0)
 
     def _set_arrays(self, x: Any, y: Any, sample_weight: Any) -> None:
-        labels = (y,) if sample_weight is None else (y, sample_weight)
         index = None
         if is_indexed(x):
             x, index = x["inputs"], arrays.dense(x["sample_index"])

@@ -68,11 +68,7 @@ class DUPS(Distillation):
         peers: int | None = None,
         **options: Any,
     ):
-        super().__init__(
-            student,
-            mini_generation_epochs=mini_generation_epochs,
-            **options,
-        )
+        super().__init__(student, mini_generation_epochs=mini_generation_epochs, **options)
         check_distillation(
             temperature, student_weight=student_weight, teacher_weight=teacher_weight
         )

@@ -62,11 +62,7 @@ class SnapshotDistillation(Distillation):
         temperature: float = 2.0,
         **options: Any,
     ):
-        super().__init__(
-            student,
-            mini_generation_epochs=mini_generation_epochs,
-            **options,
-        )
+        super().__init__(student, mini_generation_epochs=mini_generation_epochs, **options)
         check_distillation(
             temperature, student_weight=student_weight, teacher_weight=teacher_weight
         )

@@ -53,11 +53,7 @@ class SnapshotEnsemble(Distillation):
         keep: int = 5,
         **options: Any,
     ):
-        super().__init__(
-            student,
-            mini_generation_epochs=mini_generation_epochs,
-            **options,
-        )
+        super().__init__(student, mini_generation_epochs=mini_generation_epochs, **options)
         check_one_output(self)
         self.keep = count("keep", keep)
         self.snapshots = [Snapshot(name=f"snapshot_{number}") for number in range(keep - 1)]

@@ -11,7 +11,9 @@ from keras_lstsd.losses import SMALLEST
 from keras_lstsd.tables import (
     UNWRITTEN,
     add,
+    add_rows,
     add_state,
+    by_row,
     clamp_index,
     from_all_replicas,
     gather,
@@ -107,8 +109,17 @@ class ClassTable(keras.layers.Layer):
         """Makes the rows for a model's classes."""
         self.build((model.num_classes * model.positions.labels, model.num_classes))
 
+    @property
+    def mebibytes(self) -> float:
+        """Memory of rows and sums in MiB."""
+        return sum(np.prod(weight.shape) for weight in self.weights) * 4 / 2**20
+
+    def described(self, positions: int) -> str:
+        """Its rows and their size."""
+        return f"{self.num_classes} classes x {self.rows.shape[1]} values"
+
     def read(self, labels: Any, labels_validated: bool = False) -> tuple[Any, Any]:
-        """Rows of classes: (float32 `[batch, classes]`, bool known, same shape).
+        """Rows of classes: float32 `[batch, classes]`, and which are known, bool `[batch, 1]`.
 
         Labels are int `[batch]`, or shares of the classes, float `[batch, classes]`, with which
         rows are mixed. With `labels_validated` no label is out of range.
@@ -120,7 +131,7 @@ class ClassTable(keras.layers.Layer):
                 exist = in_range(labels, self.num_classes)
                 labels = ops.where(exist, labels, 0)
             rows = ops.stop_gradient(gather(self.rows, labels))
-            known = written(rows)
+            known = written(rows[:, :1])
             return rows, known if labels_validated else known & exist[:, None]
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
         return mix_rows(labels, rows, written(rows))
@@ -128,17 +139,25 @@ class ClassTable(keras.layers.Layer):
     def collect(self, labels: Any, probabilities: Any) -> None:
         """Adds probabilities `[batch, classes]` of samples; labels as in `read`."""
         probabilities = ops.stop_gradient(probabilities)
-        labels, probabilities = from_all_replicas(labels, probabilities)
-        chosen = labels
-        if len(labels.shape) == 1:
-            chosen = ops.one_hot(labels, self.num_classes, dtype="float32")
         counted = ops.pad(probabilities, ((0, 0), (0, 1)), constant_values=1.0)
         finite = ops.all(ops.isfinite(counted), axis=-1, keepdims=True)
         counted = ops.where(finite, counted, 0.0)
+        if len(labels.shape) > 1:
+            shares = labels
+            if self.peers is not None:
+                met = self.sums[:, -1] + ops.cumsum(shares * counted[:, -1:], axis=0)
+                shares = ops.where(met <= self.peers, shares, 0.0)
+            add(self.sums, ops.matmul(ops.transpose(shares), counted))
+            return
+        labels = row_numbers(labels, self.num_classes)
+        labels = ops.where(in_range(labels, self.num_classes) & finite[:, 0], labels, -1)
+        labels, rank, counted = by_row(labels, counted)
+        chosen = labels >= 0
+        labels = ops.where(chosen, labels, 0)
         if self.peers is not None:
-            met = self.sums[:, -1] + ops.cumsum(chosen * counted[:, -1:], axis=0)
-            chosen = ops.where(met <= self.peers, chosen, 0.0)
-        add(self.sums, ops.matmul(ops.transpose(chosen), counted))
+            met = gather(self.sums[:, -1], labels) + ops.cast(rank, "float32")
+            chosen = chosen & (met < self.peers)
+        add_rows(self.sums, labels, rank, ops.where(chosen[:, None], counted, 0.0))
 
     def rotate(self) -> None:
         """Replaces the row of each class that was collected by the mean."""

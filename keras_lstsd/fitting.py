@@ -15,7 +15,6 @@ from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.arrays import is_ragged, is_sparse
 from keras_lstsd.data.batches import SampleBatches, fingerprint
 from keras_lstsd.data.index import is_indexed, num_samples_of, without_index
-from keras_lstsd.tables import Table
 
 
 class Fitting:
@@ -230,14 +229,13 @@ class Fitting:
 
     def _log_memory(self, verbose: Any) -> None:
         """Prints or logs the size of the tables, before the first epoch."""
-        tables = [layer for layer in compat.layers_of(self) if isinstance(layer, Table)]
+        tables = [layer for layer in compat.layers_of(self) if hasattr(layer, "described")]
         if not tables or self.epoch >= 0:
             return
-        count = self.positions.count or 1
-        places = f"{count} positions x " if count > 1 else ""
         line = (
-            f"{self.name} stores {self.num_samples} samples x {places}{tables[0].rows.shape[1]} "
-            f"values in {len(tables)} tables: {sum(table.mebibytes for table in tables):.1f} MiB."
+            f"{self.name} stores {tables[0].described(self.positions.count or 1)} in "
+            f"{len(tables)} table{'s' * (len(tables) > 1)}: "
+            f"{sum(table.mebibytes for table in tables):.1f} MiB."
         )
         if verbose and keras.config.is_interactive_logging_enabled():
             print(line)

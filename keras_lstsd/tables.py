@@ -1,6 +1,6 @@
 """Memory per sample: the only module that gathers and scatters rows."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -41,6 +41,11 @@ class Table(keras.layers.Layer):
         """Memory of the table in MiB."""
         entries = self.rows.shape[0] * self.rows.shape[1]
         return entries * (2 if self.rows.dtype == "float16" else 4) / 2**20
+
+    def described(self, positions: int) -> str:
+        """Its rows and their size, for samples with that many positions."""
+        places = f"{positions} positions x " if positions > 1 else ""
+        return f"{self.num_samples // positions} samples x {places}{self.rows.shape[1]} values"
 
     def write(self, index: Any, rows: Any, index_validated: bool = False) -> None:
         """Scatters rows `[batch, width]` to int `[batch]`; the last of equal indices is kept.
@@ -290,6 +295,51 @@ def scatter(variable: keras.Variable, index: Any, rows: Any) -> None:
         variable.assign(variable.value.at[index].set(rows))
     else:
         variable.assign(ops.scatter_update(variable, index[:, None], rows))
+
+
+def by_row(index: Any, values: Any) -> tuple[Any, Any, Any]:
+    """Sorts int32 `[batch]` and values `[batch, ...]` with it; equal indices keep their order.
+
+    Returns:
+        `(index, rank, values)`; rank is 0 for the first of equal indices, then 1, 2, ...
+    """
+    order = ops.argsort(index)
+    index = gather(index, order)
+    first = ops.searchsorted(index, index, side="left")
+    rank = ops.arange(ops.shape(index)[0], dtype="int32") - ops.cast(first, "int32")
+    return index, rank, gather(values, order)
+
+
+def add_rows(variable: keras.Variable, index: Any, rank: Any, rows: Any) -> None:
+    """`variable[index] += rows` in place, for a sorted index in range and its rank.
+
+    Rows of equal indices are summed before, as a scatter would add them in any order.
+    """
+    batch = ops.shape(index)[0]
+    first = ops.arange(batch, dtype="int32") - rank
+    rows = ops.segment_sum(rows, first, num_segments=batch)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.raw_ops.ResourceScatterAdd(resource=variable.value.handle, indices=index, updates=rows)
+    elif backend == "jax":
+        variable.assign(variable.value.at[index].add(rows))
+    else:
+        variable.assign_add(ops.scatter(index[:, None], rows, variable.shape))
+
+
+def only_if(condition: Any, update: Callable[[], None]) -> None:
+    """Updates variables where a scalar condition holds, or anyway on backends other than TensorFlow.
+
+    For updates that are not needed otherwise, and whose result is then dropped.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.cond(condition, update, lambda: None)
+    else:
+        update()
 
 
 def from_all_replicas(*tensors: Any) -> tuple[Any, ...]:

@@ -125,15 +125,19 @@ def progress(line: str) -> None:
 
 
 def train_all(
-    runs: Sequence[dict], results: Results, train: Callable[[dict, Path, list], dict]
+    runs: Sequence[dict],
+    results: Results,
+    train: Callable[[dict, Path, list], dict],
+    unit: str = " %",
 ) -> bool:
     """Trains the runs that have no result yet.
 
     Args:
         runs: all runs.
         results: where their results are stored.
-        train: `train(run, folder, callbacks)` returns the run's outcome, with its `"score"` in %.
-            With these callbacks `fit` resumes an interrupted run and writes its history.
+        train: `train(run, folder, callbacks)` returns the run's outcome, with its `"score"`. With
+            these callbacks `fit` resumes an interrupted run and writes its history.
+        unit: of the score, for the lines of progress.
 
     Returns:
         True when all runs have a result, False after Ctrl-C.
@@ -157,7 +161,7 @@ def train_all(
             done = len(runs) - len(left) + number
             progress(
                 f"{done:{len(str(len(runs)))}}/{len(runs)}  {description(run)}: "
-                f"{outcome['score']:.2f} %  ({seconds:.0f} s; about {minutes:.1f} min left)"
+                f"{outcome['score']:.2f}{unit}  ({seconds:.0f} s; about {minutes:.1f} min left)"
             )
     except KeyboardInterrupt:
         progress(f"Stopped. The same command resumes from {results.path.parent}.")

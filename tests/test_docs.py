@@ -164,6 +164,9 @@ def test_docstring_example_runs(name, namespace, tmp_path, monkeypatch):
     (tmp_path / "glue/RTE").mkdir(parents=True)
     row = "0\tA cat sat.\tIt sat.\tentailment"
     (tmp_path / "glue/RTE/train.tsv").write_text(f"index\tsentence1\tsentence2\tlabel\n{row}\n")
+    (tmp_path / "ptb").mkdir()
+    for split in keras_lstsd.data.ptb.SPLITS:
+        (tmp_path / f"ptb/ptb.{split}.txt").write_text("a cat sat\n")
     (tmp_path / "cifar-100-binary").mkdir()
     (tmp_path / "cifar-100-binary/train.bin").write_bytes(bytes(3074))
     monkeypatch.setitem(keras_lstsd.data.cifar100.SIZES, "train", 1)

@@ -4,6 +4,7 @@ from keras_lstsd.backbones.bert import BERT_SIZES, bert, bert_of_layers
 from keras_lstsd.backbones.bilstm import bilstm
 from keras_lstsd.backbones.cifar_densenet import cifar_densenet
 from keras_lstsd.backbones.cifar_resnet import cifar_resnet
+from keras_lstsd.backbones.lstm import ResetStates, lstm
 from keras_lstsd.backbones.mobilenet_v2 import mobilenet_v2
 from keras_lstsd.backbones.preact_resnet import preact_resnet
 from keras_lstsd.backbones.resnet50 import resnet50
@@ -15,11 +16,13 @@ from keras_lstsd.backbones.wide_resnet import wide_resnet
 
 __all__ = [
     "BERT_SIZES",
+    "ResetStates",
     "bert",
     "bert_of_layers",
     "bilstm",
     "cifar_densenet",
     "cifar_resnet",
+    "lstm",
     "mobilenet_v2",
     "preact_resnet",
     "resnet50",

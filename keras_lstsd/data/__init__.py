@@ -1,6 +1,6 @@
 """Data with a sample index, augmentation, and loaders of the datasets that the recipes use."""
 
-from keras_lstsd.data import cifar100, digits, glue, label_noise, tokens, words
+from keras_lstsd.data import cifar100, digits, glue, label_noise, ptb, tokens, words
 from keras_lstsd.data.augmentation import CropAndFlip
 from keras_lstsd.data.batches import SampleBatches
 from keras_lstsd.data.index import with_sample_index
@@ -15,6 +15,7 @@ __all__ = [
     "digits",
     "glue",
     "label_noise",
+    "ptb",
     "sample_order",
     "tokens",
     "with_sample_index",

@@ -11,7 +11,7 @@ from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
 from keras_lstsd.outputs import classes_of
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.tables import in_range
+from keras_lstsd.tables import from_all_replicas, in_range, only_if
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -95,10 +95,11 @@ class DUPS(Distillation):
         if self.teacher_weight == 0 and self.student_weight == 1:
             return None
         labels = self.labels(step)
-        # Rows are softened already.
+        # Rows are softened already, and finite where a class is unknown, too.
         teacher, known = self.class_table.read(labels)
-        loss = kl_of_softened(step.logits, teacher, self.temperature, "forward", known)
         covered, task_weight = known[:, 0], 1.0
+        loss = kl_of_softened(step.logits, teacher, self.temperature, "forward")
+        loss = ops.where(covered, loss, 0.0)
         if self.student_weight != 1:
             task_weight = ops.where(covered, float(self.student_weight), 1.0)
         logs = {"teacher_coverage": covered}
@@ -107,8 +108,15 @@ class DUPS(Distillation):
     def record(self, step: Step, guidance: Guidance | None) -> None:
         if guidance is None:
             return
-        softened = ops.exp(log_softmax(step.logits, self.temperature))
-        self.class_table.collect(guidance.memory, softened)
+        # Other epochs are dropped, so the step need not collect them.
+        is_last = (ops.convert_to_tensor(self._epoch) + 1) % self.mini_generation_epochs == 0
+        labels, logits = from_all_replicas(guidance.memory, ops.stop_gradient(step.logits))
+
+        def collect():
+            softened = ops.exp(log_softmax(logits, self.temperature))
+            self.class_table.collect(labels, softened)
+
+        only_if(is_last, collect)
 
     def on_epoch_start(self, epoch: int) -> None:
         if epoch % self.mini_generation_epochs:

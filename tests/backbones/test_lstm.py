@@ -1,0 +1,82 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_lstsd import Distillation, MeanTeacher
+from keras_lstsd.backbones import ResetStates, lstm
+from tests.backbones.forward import trainable
+
+IDS = np.array([[3, 1, 4, 0, 2, 5], [2, 5, 6, 1, 3, 3]], "int32")
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def states(vectors, kernel, recurrent, bias):
+    """The states `[time, units]`; Keras orders the gates i, f, c, o."""
+    h = c = np.zeros(len(recurrent))
+    for vector in vectors:
+        i, f, candidate, o = np.split(vector @ kernel + h @ recurrent + bias, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
+        h = sigmoid(o) * np.tanh(c)
+        yield h
+
+
+def expected(network):
+    weights = [np.array(weight) for weight in network.trainable_weights]
+    words, *layers, kernel, bias = weights
+    logits = []
+    for row in IDS:
+        vectors = words[row]
+        for number in range(0, len(layers), 3):
+            vectors = np.array([*states(vectors, *layers[number : number + 3])])
+        logits.append(vectors @ kernel + bias)
+    return np.array(logits)
+
+
+def test_network_equals_the_formula():
+    network = lstm(8, units=5)
+    np.testing.assert_allclose(network.predict(IDS, verbose=0), expected(network), atol=1e-5)
+
+
+def test_a_network_with_states_continues_the_rows_of_the_batch_before():
+    network = lstm(8, units=5, batch_size=2, length=3)
+    batches = np.concatenate([IDS[:, :3], IDS[:, 3:]])
+    for _ in range(2):
+        found = network.predict(batches, batch_size=2, verbose=0, callbacks=[ResetStates()])
+        found = np.concatenate([found[:2], found[2:]], axis=1)
+        np.testing.assert_allclose(found, expected(network), atol=1e-5)
+    # Without the callback, the second pass goes on from the end of the first.
+    again = network.predict(batches, batch_size=2, verbose=0)
+    assert np.abs(again[:2] - found[:, :3]).max() > 1e-4
+
+
+@pytest.mark.tensorflow  # The numbers do not depend on the backend.
+def test_number_of_parameters_is_that_of_the_papers_size():
+    # 4 gates of two inputs and a bias, word vectors, logits.
+    layer = 4 * (200 * 400 + 200)
+    assert trainable(lstm(10_000)) == 10_000 * 200 + 2 * layer + 10_000 * 201
+
+
+def test_each_epoch_and_each_evaluation_begins_without_states():
+    """A rate of 0 keeps the weights."""
+    keras.utils.set_random_seed(0)
+    model = Distillation(lstm(8, units=5, batch_size=2, length=3))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    x = np.concatenate([IDS[:, :3], IDS[:, 3:]])
+    y = np.roll(x, 1)
+    callbacks = [ResetStates()]
+    history = model.fit(x, y, batch_size=2, epochs=1, shuffle=False, callbacks=callbacks, verbose=0)
+    first = model.evaluate(x, y, batch_size=2, callbacks=callbacks, verbose=0)
+    np.testing.assert_allclose(history.history["loss"][0], first, rtol=1e-6)
+    assert model.evaluate(x, y, batch_size=2, callbacks=callbacks, verbose=0) == first
+
+
+def test_a_copy_of_a_network_with_states_is_no_teacher():
+    model = MeanTeacher(lstm(8, units=5, batch_size=2, length=3))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"stateful layers \['lstm_1', 'lstm_2'\].*such as DUPS"):
+        model.fit(IDS[:, :3], IDS[:, 3:], batch_size=2, shuffle=False, verbose=0)

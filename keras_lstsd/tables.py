@@ -330,9 +330,9 @@ def add_rows(variable: keras.Variable, index: Any, rank: Any, rows: Any) -> None
 
 
 def only_if(condition: Any, update: Callable[[], None]) -> None:
-    """Updates variables where a scalar condition holds, or anyway on backends other than TensorFlow.
+    """Updates variables where a scalar condition holds; other backends than TensorFlow always do.
 
-    For updates that are not needed otherwise, and whose result is then dropped.
+    For updates that are not needed where it does not hold, and whose result is then dropped.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

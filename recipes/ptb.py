@@ -26,7 +26,7 @@ from keras_lstsd import Distillation, backbones
 from keras_lstsd.data import ptb
 from keras_lstsd.schedules import CyclicCosine
 from recipes import options, runs, tables
-from recipes.methods import ALONE, METHODS, Method
+from recipes.methods import METHODS, Method
 
 BATCH_SIZE = 20
 STEPS = 35
@@ -52,7 +52,7 @@ PAPER = {
     "label_smoothing": {"small": 129.1, "medium": 96.7, "large": 88.7},
     "dups": {"small": 125.4, "medium": 93.9, "large": 85.7},
 }
-# Tables per sample would be too large, and a copy of the network as teacher needs states of its own.
+# Tables per sample would be too large. A copy of the network, as a teacher, has no states.
 KNOWN = ("vanilla", "label_smoothing", "dups", "dups_plus")
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with ptb.train.txt and so on.")

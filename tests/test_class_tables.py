@@ -61,6 +61,33 @@ def test_only_the_first_peers_count_over_all_batches():
     np.testing.assert_array_equal(ops.convert_to_numpy(known)[:, 0], [True, False])
 
 
+@pytest.mark.parametrize("peers", [None, 2])
+def test_rows_of_many_classes_are_added_where_they_belong(peers):
+    """More classes than rows, some classes more than once, missing labels between."""
+    draw = np.random.default_rng(0)
+    table, sums = classes(300, peers=peers), np.zeros((300, 301))
+    for _ in range(3):
+        given = draw.choice([-1, 0, 5, 5, 7, 250, 299, 300], 40)
+        rows = draw.dirichlet(np.ones(300), 40).astype("float32")
+        table.collect(given, rows)
+        for label, row in zip(given, rows, strict=True):
+            if 0 <= label < 300 and (peers is None or sums[label, -1] < peers):
+                sums[label] += [*row, 1]
+    np.testing.assert_allclose(numpy(table.sums), sums, atol=1e-6)
+
+
+def test_equal_classes_are_added_in_the_order_of_the_rows():
+    """TensorFlow's scatter adds equal indices in any order from about a thousand rows on."""
+    draw = np.random.default_rng(0)
+    labels, rows = draw.integers(0, 3, 5000), draw.normal(size=(5000, 3)).astype("float32")
+    expected = None
+    for _ in range(10):
+        table = classes(3)
+        table.collect(labels, rows)
+        expected = numpy(table.sums) if expected is None else expected
+        np.testing.assert_array_equal(numpy(table.sums), expected)
+
+
 @pytest.mark.parametrize("label", [-1, 2, 2**31 - 1 if on_jax else 2**32])
 def test_an_out_of_range_label_is_of_no_class(label):
     table = classes(2)

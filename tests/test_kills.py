@@ -62,7 +62,7 @@ def test_a_training_of_two_stages_killed_at_random_ends_as_an_uninterrupted_one(
     duration = time.monotonic() - began
     draw = np.random.default_rng(KILLS)
     count = 0
-    for _ in range(KILLS or 4):
+    for _ in range(KILLS or 2):
         (resumed / "began").unlink(missing_ok=True)
         process = start(resumed, target=train)
         count += killed_after(draw.uniform(0, duration / 2), process, resumed)

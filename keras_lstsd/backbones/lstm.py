@@ -3,6 +3,21 @@
 import keras
 
 
+@keras.saving.register_keras_serializable("keras_lstsd")
+class StatefulLSTM(keras.layers.LSTM):
+    """Keras's LSTM with `stateful=True`, whose states are weights that are not trained.
+
+    In Keras 3.15 they are no weights, so that `fit` on JAX starts each batch without states.
+    """
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        super().build(input_shape)
+        shape = input_shape[0], self.units
+        self.states = [
+            self.add_weight(shape, "zeros", trainable=False, name=name) for name in ("h", "c")
+        ]
+
+
 def lstm(
     vocabulary_size: int,
     units: int = 200,
@@ -52,7 +67,8 @@ def lstm(
     )(ids)
     states = keras.layers.Dropout(dropout, name="dropout_0")(states)
     for number in range(1, layers + 1):
-        states = keras.layers.LSTM(
+        layer = keras.layers.LSTM if batch_size is None else StatefulLSTM
+        states = layer(
             units,
             return_sequences=True,
             stateful=batch_size is not None,

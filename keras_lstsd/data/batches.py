@@ -356,7 +356,7 @@ def fingerprint(data: Any) -> dict[str, Any]:
     """Numbers, names and checksums that identify training data; JSON-able, equal after a restart.
 
     Args:
-        data: `SampleBatches`, a `tf.data.Dataset` (also a distributed one), or other data for `fit`.
+        data: `SampleBatches`, a `tf.data.Dataset` (or distributed one), or other data for `fit`.
 
     Returns:
         For `SampleBatches`: `SampleBatches.fingerprint()`. For a `tf.data.Dataset`: its type,

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_lstsd import TinyBERT, outputs
-from keras_lstsd.backbones import bert, cifar_resnet, text_cnn
+from keras_lstsd.backbones import bert, cifar_resnet, lstm, text_cnn
 from recipes.methods import METHODS
 
 
@@ -61,16 +61,28 @@ class Student:
     """Inputs are word numbers below this one; None for real inputs."""
     pairs: bool = False
     """Whether the words are those of two texts, as BERT takes them."""
+    by_word: bool = False
+    """Whether each word has a class, as in a language model."""
+
+    @property
+    def loss(self) -> type[keras.losses.Loss]:
+        """For one-hot labels, or for the class of each word."""
+        losses = keras.losses
+        return (
+            losses.SparseCategoricalCrossentropy if self.by_word else losses.CategoricalCrossentropy
+        )
 
     def data(self, steps: int) -> tuple[Any, np.ndarray]:
-        """Random inputs and one-hot labels for some steps."""
+        """Random inputs and labels for some steps."""
         draw = np.random.default_rng(0)
         shape = (steps * self.batch_size, *self.input_shape)
         if self.words:
             x = draw.integers(0, self.words, shape, np.int32)
         else:
             x = draw.standard_normal(shape, "float32")
-        y = keras.utils.to_categorical(draw.integers(0, self.classes, len(x)), self.classes)
+        y = draw.integers(0, self.classes, shape if self.by_word else len(x))
+        if not self.by_word:
+            y = keras.utils.to_categorical(y, self.classes)
         if self.pairs:
             second = np.broadcast_to(np.arange(shape[1]) >= shape[1] // 2, shape).astype("int32")
             x = {"token_ids": x, "segment_ids": second, "padding_mask": np.ones_like(x)}
@@ -90,6 +102,9 @@ STUDENTS = {
     ),
     "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, turn=1, words=30_000),
     "bert": Student(small_bert, (64,), 2, 8, steps=64, turn=2, words=5000, pairs=True),
+    "lstm": Student(
+        partial(lstm, 10_000), (35,), 10_000, 20, steps=12, turn=1, words=10_000, by_word=True
+    ),
 }
 
 
@@ -107,7 +122,7 @@ def trainable(
         options: other arguments of `compile`.
     """
     model = student.build()
-    loss = keras.losses.CategoricalCrossentropy(from_logits=outputs.ends_in_logits(model))
+    loss = student.loss(from_logits=outputs.ends_in_logits(model))
     if method == "distiller":
         model = keras.distillation.Distiller(
             teacher=student.build(),

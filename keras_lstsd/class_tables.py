@@ -13,7 +13,6 @@ from keras_lstsd.tables import (
     add,
     add_rows,
     add_state,
-    by_row,
     clamp_index,
     from_all_replicas,
     gather,
@@ -90,18 +89,12 @@ class ClassTable(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int]) -> None:
         self.num_classes, classes = input_shape if len(input_shape) > 1 else input_shape * 2
-        self.rows, self.sums = (
-            add_state(
-                self,
-                (self.num_classes, width),
-                keras.initializers.Constant(value),
-                "float32",
-                weight,
-            )
-            # The last column of the sums counts samples.
-            for weight, width, value in (
-                ("rows", classes, UNWRITTEN),
-                ("sums", classes + 1, 0.0),
+        self.rows, self.sums, self.counts = (
+            add_state(self, shape, keras.initializers.Constant(value), "float32", weight)
+            for weight, shape, value in (
+                ("rows", (self.num_classes, classes), UNWRITTEN),
+                ("sums", (self.num_classes, classes), 0.0),
+                ("counts", (self.num_classes,), 0.0),
             )
         )
 
@@ -139,37 +132,45 @@ class ClassTable(keras.layers.Layer):
     def collect(self, labels: Any, probabilities: Any) -> None:
         """Adds probabilities `[batch, classes]` of samples; labels as in `read`."""
         probabilities = ops.stop_gradient(probabilities)
-        counted = ops.pad(probabilities, ((0, 0), (0, 1)), constant_values=1.0)
-        finite = ops.all(ops.isfinite(counted), axis=-1, keepdims=True)
-        counted = ops.where(finite, counted, 0.0)
-        if len(labels.shape) > 1:
-            shares = labels
+        finite = ops.isfinite(ops.sum(probabilities, axis=-1))
+        if len(labels.shape) == 1:
+            labels = row_numbers(labels, self.num_classes)
+            chosen = in_range(labels, self.num_classes) & finite
+            labels = ops.where(chosen, labels, 0)
             if self.peers is not None:
-                met = self.sums[:, -1] + ops.cumsum(shares * counted[:, -1:], axis=0)
-                shares = ops.where(met <= self.peers, shares, 0.0)
-            add(self.sums, ops.matmul(ops.transpose(shares), counted))
+                chosen = chosen & (self._met(labels, chosen) < self.peers)
+            add_rows(self.sums, labels, probabilities, chosen)
+            add_rows(self.counts, labels, ops.ones_like(probabilities[:, 0]), chosen)
             return
-        labels = row_numbers(labels, self.num_classes)
-        labels = ops.where(in_range(labels, self.num_classes) & finite[:, 0], labels, -1)
-        labels, rank, counted = by_row(labels, counted)
-        chosen = labels >= 0
-        labels = ops.where(chosen, labels, 0)
+        shares = ops.where(finite[:, None], labels, 0.0)
         if self.peers is not None:
-            met = gather(self.sums[:, -1], labels) + ops.cast(rank, "float32")
-            chosen = chosen & (met < self.peers)
-        add_rows(self.sums, labels, rank, ops.where(chosen[:, None], counted, 0.0))
+            met = self.counts + ops.cumsum(shares, axis=0)
+            shares = ops.where(met <= self.peers, shares, 0.0)
+        probabilities = ops.where(finite[:, None], probabilities, 0.0)
+        add(self.sums, ops.matmul(ops.transpose(shares), probabilities))
+        add(self.counts, ops.sum(shares, axis=0))
+
+    def _met(self, labels: Any, chosen: Any) -> Any:
+        """How many samples of its class were collected before each one, float32 `[batch]`."""
+        # Samples that are not chosen are sorted behind all others.
+        ordered = ops.where(chosen, labels, self.num_classes)
+        place = ops.argsort(ops.argsort(ordered))
+        first = ops.searchsorted(ops.sort(ordered), ordered)
+        rank = ops.cast(place, "float32") - ops.cast(first, "float32")
+        return gather(self.counts, labels) + rank
 
     def rotate(self) -> None:
         """Replaces the row of each class that was collected by the mean."""
-        sums, counts = self.sums[:, :-1], self.sums[:, -1:]
-        means = ops.log(ops.maximum(ops.divide_no_nan(sums, counts), SMALLEST))
+        counts = ops.convert_to_tensor(self.counts)[:, None]
+        means = ops.log(ops.maximum(ops.divide_no_nan(self.sums, counts), SMALLEST))
         rows = ops.convert_to_tensor(self.rows)
         self.rows.assign(ops.where(counts > 0, means, rows))
         self.drop()
 
     def drop(self) -> None:
         """Resets what was collected since the last rotation."""
-        self.sums.assign(ops.zeros(self.sums.shape))
+        for sums in (self.sums, self.counts):
+            sums.assign(ops.zeros(sums.shape))
 
 
 class SamplesByClass(keras.layers.Layer):

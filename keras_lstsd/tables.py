@@ -297,36 +297,26 @@ def scatter(variable: keras.Variable, index: Any, rows: Any) -> None:
         variable.assign(ops.scatter_update(variable, index[:, None], rows))
 
 
-def by_row(index: Any, values: Any) -> tuple[Any, Any, Any]:
-    """Sorts int32 `[batch]` and values `[batch, ...]` with it; equal indices keep their order.
+def add_rows(variable: keras.Variable, index: Any, rows: Any, chosen: Any) -> None:
+    """`variable[index] += rows` in place, for int32 `[batch]` in range and chosen rows.
 
-    Returns:
-        `(index, rank, values)`; rank is 0 for the first of equal indices, then 1, 2, ...
-    """
-    order = ops.argsort(index)
-    index = gather(index, order)
-    first = ops.searchsorted(index, index, side="left")
-    rank = ops.arange(ops.shape(index)[0], dtype="int32") - ops.cast(first, "int32")
-    return index, rank, gather(values, order)
-
-
-def add_rows(variable: keras.Variable, index: Any, rank: Any, rows: Any) -> None:
-    """`variable[index] += rows` in place, for a sorted index in range and its rank.
-
-    Rows of equal indices are summed before, as a scatter would add them in any order.
+    Rows of equal indices are summed before, in their order: a scatter adds them in any order.
     """
     batch = ops.shape(index)[0]
-    first = ops.arange(batch, dtype="int32") - rank
-    rows = ops.segment_sum(rows, first, num_segments=batch)
+    ordered = ops.sort(index)
+    place = ops.cast(ops.searchsorted(ordered, index), "int32")
+    place = ops.where(chosen, place, batch)
+    # The sum of equal indices stands at the first of them; behind all, what is not chosen.
+    rows = ops.segment_sum(rows, place, num_segments=batch + 1)[:batch]
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        tf.raw_ops.ResourceScatterAdd(resource=variable.value.handle, indices=index, updates=rows)
+        tf.raw_ops.ResourceScatterAdd(resource=variable.value.handle, indices=ordered, updates=rows)
     elif backend == "jax":
-        variable.assign(variable.value.at[index].add(rows))
+        variable.assign(variable.value.at[ordered].add(rows))
     else:
-        variable.assign_add(ops.scatter(index[:, None], rows, variable.shape))
+        variable.assign_add(ops.scatter(ordered[:, None], rows, variable.shape))
 
 
 def only_if(condition: Any, update: Callable[[], None]) -> None:

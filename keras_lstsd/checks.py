@@ -8,10 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_lstsd import compat
-from keras_lstsd.tables import row_numbers
 
 OVERRIDES = ("train_step", "compute_loss", "compute_metrics")
 
@@ -242,32 +240,9 @@ def check_same_samples(before: dict[int, tuple], now: dict[int, tuple]) -> None:
         )
 
 
-def _shape_of(tensor: Any) -> tuple | None:
+def static_shape(tensor: Any) -> tuple | None:
     """The static shape; None where TensorFlow does not know it, as after a Python function."""
     return None if getattr(tensor.shape, "rank", 1) is None else tuple(tensor.shape)
-
-
-def sample_rows(index: Any, logits: Any, num_samples: int) -> Any:
-    """An index that was not validated as int32 `[batch]`; out-of-range values stay out of range.
-
-    Raises:
-        ValueError: for another dtype or shape, or another number of indices than samples.
-    """
-    shape = _shape_of(index)
-    if not keras.backend.is_int_dtype(index.dtype) or shape is None or len(shape) != 1:
-        raise ValueError(
-            "`sample_index` must be a vector of integers. "
-            f"Received: shape={shape}, "
-            f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
-            "Expected: shape=(batch,), dtype=int32; call `with_sample_index` on single "
-            "samples, then `batch`."
-        )
-    index = row_numbers(index, num_samples)
-    if None in (*shape, logits.shape[0]):
-        # A single index would be broadcast to all samples where sizes are known only at run time.
-        return ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
-    check_one_index_each(shape[0], logits.shape[0])
-    return index
 
 
 def check_one_index_each(indices: int, samples: int) -> None:
@@ -374,7 +349,7 @@ def check_guidance(model: Any, guidance: Any, logits: Any) -> None:
     if guidance is None:
         return
     method = type(model).__name__
-    shape, batch = _shape_of(guidance.loss), logits.shape[0]
+    shape, batch = static_shape(guidance.loss), logits.shape[0]
     if shape is None or len(shape) != 1 or (None not in (*shape, batch) and shape[0] != batch):
         raise ValueError(
             f"The loss of `{method}.guidance` must have one value per sample. "

@@ -34,6 +34,7 @@ class FeatureTable(Table):
     """Of the first rows; None: Keras draws it."""
 
     def build(self, input_shape: tuple[int, int]) -> None:
+        self.width = input_shape[1]
         normal = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
         self._make_rows(
             *input_shape, lambda shape, dtype: unit(normal(shape, dtype)), dtype="float32"

@@ -12,7 +12,7 @@ from keras import ops
 from keras_lstsd import checks, compat, compiled_loss, outputs, serving, taps
 from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
-from keras_lstsd.data.index import is_indexed, without_index
+from keras_lstsd.data.index import is_indexed, sample_rows, without_index
 from keras_lstsd.fitting import Fitting
 from keras_lstsd.heads import Heads, head_of
 from keras_lstsd.positions import Positioned
@@ -261,7 +261,7 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
             if validated:
                 index = ops.cast(index, "int32")
             else:
-                index = checks.sample_rows(index, logits, self.num_samples)
+                index = sample_rows(index, logits, self.num_samples)
             index = places.index(index, self.num_samples)
         if mask is not None and places.axes:
             mask = places.values(mask, shape)

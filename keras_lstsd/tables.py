@@ -7,7 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lstsd.checks import count
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
+from keras_lstsd.top_k import largest, spread
 
 # A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
 UNWRITTEN = 1.0
@@ -37,10 +39,19 @@ class Table(keras.layers.Layer):
         )
 
     @property
+    def parts(self) -> list[keras.Variable]:
+        """What is stored of each row, in one variable or more."""
+        return [self.rows]
+
+    def encoded(self, rows: Any) -> tuple[Any, ...]:
+        """Rows as they are stored, in the order of `parts`."""
+        return (rows,)
+
+    @property
     def mebibytes(self) -> float:
         """Memory of the table in MiB."""
-        entries = self.rows.shape[0] * self.rows.shape[1]
-        return entries * (2 if self.rows.dtype == "float16" else 4) / 2**20
+        sizes = {"float16": 2, "float32": 4, "int32": 4}
+        return sum(np.prod(part.shape) * sizes[part.dtype] for part in self.parts) / 2**20
 
     def described(self, positions: int) -> str:
         """Its rows and their size, for samples with that many positions."""
@@ -64,23 +75,24 @@ class Table(keras.layers.Layer):
         """
         if not index_validated:
             index, _ = clamp_index(index, self.num_samples)
-        shape, count = tuple(rows.shape), index.shape[0]
-        expected = (shape[0] if count is None else count, self.rows.shape[-1])
+        shape, size = tuple(rows.shape), index.shape[0]
+        expected = (shape[0] if size is None else size, self.width)
         if shape != expected and shape != (None, expected[1]):
             raise ValueError(
                 f"Rows do not fit the table, whose rows have {expected[1]} entries. Received: rows "
-                f"of shape {shape} for {count} indices. Expected: a row of shape ({expected[1]},) "
+                f"of shape {shape} for {size} indices. Expected: a row of shape ({expected[1]},) "
                 "for each index."
             )
-        index, rows = from_all_replicas(index, ops.stop_gradient(rows))
+        index, *rows = from_all_replicas(index, *self.encoded(ops.stop_gradient(rows)))
         if not index_validated:
             # Sorting by index costs the same for any table size, and keeps the order of equal
             # indices. `top_k` raises where there are fewer indices than rows.
-            index, order = ops.top_k(index, ops.shape(rows)[0])
-            rows = gather(rows, order)
+            index, order = ops.top_k(index, ops.shape(rows[0])[0])
+            rows = [gather(part, order) for part in rows]
             is_last = index != ops.pad(index[1:], ((0, 1),), constant_values=-1)
             index = ops.where(is_last, index, self.num_samples)
-        scatter(self.rows, index, ops.cast(rows, self.rows.dtype))
+        for stored, part in zip(self.parts, rows, strict=True):
+            scatter(stored, index, ops.cast(part, stored.dtype))
 
 
 class SampleTable(Table):
@@ -95,9 +107,11 @@ class SampleTable(Table):
     Args:
         dtype: `"float32"` or `"float16"`; `read` always returns float32.
         temperature: T > 0, of the rows.
+        top_k: k, how many of the largest entries of a row are stored, as float16 and with their
+            classes: 6 bytes each. `read` spreads the rest of the mass evenly. None for all.
 
     Raises:
-        ValueError: for another dtype.
+        ValueError: for another dtype, and for a `top_k` below 1.
 
     Example:
         >>> table = keras_lstsd.tables.SampleTable()
@@ -106,36 +120,74 @@ class SampleTable(Table):
         >>> log_probs, known = table.read([3, 4])       # known[:, 0]: [True, False]
     """
 
-    def __init__(self, dtype: str = "float32", temperature: float = 1.0, name: str | None = None):
+    def __init__(
+        self,
+        dtype: str = "float32",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         if dtype not in ("float32", "float16"):
             raise ValueError(
                 "`table_dtype` must be a dtype that tables support. "
                 f"Received: {dtype!r}. Expected: 'float32' or 'float16' (half the memory)."
             )
-        self.rows_dtype = dtype
+        self.rows_dtype = dtype if top_k is None else "float16"
         self.temperature = temperature
+        self.top_k = None if top_k is None else count("top_k", top_k)
 
     def build(self, input_shape: tuple[int, int]) -> None:
-        self._make_rows(*input_shape, keras.initializers.Constant(UNWRITTEN), self.rows_dtype)
+        num_samples, self.width = input_shape
+        stored = self.width if self.top_k is None else min(self.top_k, self.width)
+        unwritten = keras.initializers.Constant(UNWRITTEN)
+        self._make_rows(num_samples, stored, unwritten, self.rows_dtype)
+        if self.top_k is not None:
+            shape = self.rows.shape
+            self.classes = self.add_weight(
+                shape, "zeros", dtype="int32", trainable=False, name="classes"
+            )
+
+    @property
+    def parts(self) -> list[keras.Variable]:
+        return [self.rows] if self.top_k is None else [self.rows, self.classes]
+
+    def encoded(self, rows: Any) -> tuple[Any, ...]:
+        return (rows,) if self.top_k is None else largest(rows, self.rows.shape[1])
+
+    def decoded(self, rows: Any, classes: Any = None) -> tuple[Any, Any]:
+        """Stored parts `[..., stored]` as rows, float32 `[..., classes]`, and which are known."""
+        known = written(rows)
+        if classes is not None:
+            known = known[..., :1]
+            return spread(ops.where(known, rows, 0), classes, self.width), known
+        rows = ops.cast(rows, "float32")
+        if self.rows.dtype == "float16":
+            # Rounded rows do not sum to 1, which would add to a divergence.
+            rows = ops.where(known, log_softmax(rows), rows)
+        return rows, known
 
     def attach(self, model: Any) -> None:
         """Makes the rows for a model's samples and classes."""
         self.build((model.num_rows, model.num_classes))
 
     def read(self, index: Any, index_validated: bool = False) -> tuple[Any, Any]:
-        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known, same shape).
+        """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known).
 
-        All entries of a row are known, or none. For `index_validated` see `write`.
+        All entries of a row are known, or none: `known` has the shape of the rows, or `[batch, 1]`
+        with `top_k`. For `index_validated` see `write`.
         """
         return read(index, self, index_validated)
 
     def fill(self, batches: Iterable[tuple[Any, Any]]) -> None:
         """Writes rows outside a step, from pairs of int `[batch]` and log-probabilities."""
-        rows = np.array(ops.convert_to_numpy(self.rows))
+        stored = [np.array(ops.convert_to_numpy(part)) for part in self.parts]
         for index, log_probs in batches:
-            rows[index] = np.maximum(ops.convert_to_numpy(log_probs), LOG_FLOOR)
-        self.rows.assign(rows)
+            rows = ops.maximum(ops.cast(log_probs, "float32"), LOG_FLOOR)
+            for array, part in zip(stored, self.encoded(rows), strict=True):
+                array[index] = ops.convert_to_numpy(part)
+        for part, array in zip(self.parts, stored, strict=True):
+            part.assign(array)
 
     def clear(self) -> None:
         """Marks all rows as unwritten."""
@@ -143,47 +195,44 @@ class SampleTable(Table):
 
     def copy_from(self, other: "SampleTable") -> None:
         """Copies the known rows of another table."""
-        ours, theirs = (ops.convert_to_tensor(table.rows) for table in (self, other))
-        self.rows.assign(ops.where(written(theirs[:, :1]), theirs, ours))
+        known = written(other.rows[:, :1])
+        for own, part in zip(self.parts, other.parts, strict=True):
+            own.assign(ops.where(known, *map(ops.convert_to_tensor, (part, own))))
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
 
         They are those of temperature 1, whatever the table's T.
         """
-        rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        known, rows = written(rows[:, 0]), rows * self.temperature
+        known = written(ops.convert_to_numpy(self.rows)[: self.num_samples, 0])
+        if self.top_k is None:
+            rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
+        else:
+            rows = ops.convert_to_numpy(self.decoded(*self.parts)[0])[: self.num_samples]
+        rows = rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))
         return np.maximum(rows, LOG_FLOOR), known
 
 
 def read(
-    index: Any,
-    tables: SampleTable | list[SampleTable],
-    index_validated: bool = False,
-    normalized: bool = True,
+    index: Any, tables: SampleTable | list[SampleTable], index_validated: bool = False
 ) -> tuple[Any, Any]:
-    """Gathers rows of a table, or of a list of tables of one shape, stacked in this order.
+    """Gathers rows of a table, or of a list of tables of one kind, stacked in this order.
 
-    int `[batch]` -> (float32 `[..., batch, classes]`, bool known, same shape). For
-    `index_validated` see `SampleTable.write`. With `normalized` float16 rows sum to 1 again.
+    int `[batch]` -> (float32 `[..., batch, classes]`, bool known). For `known` see
+    `SampleTable.read`, for `index_validated` `SampleTable.write`.
     """
     first = tables[0] if isinstance(tables, list) else tables
     if not index_validated:
         index, valid = clamp_index(index, first.num_samples)
     if isinstance(tables, list):
-        rows = ops.stack([gather(table.rows, index) for table in tables])
+        parts = zip(*(table.parts for table in tables), strict=True)
+        stored = [ops.stack([gather(part, index) for part in each]) for each in parts]
     else:
-        rows = gather(tables.rows, index)
-    rows = ops.stop_gradient(ops.cast(rows, "float32"))
-    known = written(rows)
-    if not index_validated:
-        known = known & valid[:, None]
-    if normalized and first.rows.dtype == "float16":
-        # Rounded rows do not sum to 1, which would add to a divergence.
-        rows = ops.where(known, log_softmax(rows), rows)
-    return rows, known
+        stored = [gather(part, index) for part in tables.parts]
+    rows, known = first.decoded(*stored)
+    return ops.stop_gradient(rows), known if index_validated else known & valid[:, None]
 
 
 def written(rows: Any) -> Any:

@@ -107,6 +107,8 @@ METHODS = {
     "lstsd_without_long": Method(LSTSD, {"long_weight": 0.0}, few_classes=_T1),
     "lstsd_without_short": Method(LSTSD, {"short_weight": 0.0}, few_classes=_T1),
     "lstsd_forward_kl": Method(LSTSD, {"kl": "forward"}, few_classes=_T1),
+    # For many classes.
+    "lstsd_top_k": Method(LSTSD, {"top_k": 8}, few_classes=_T1),
     # For short trainings.
     "lstsd_ramp": Method(LSTSD, {"ramp": 40}, few_classes=_T1),
     "lstsd": Method(LSTSD, few_classes=_T1),

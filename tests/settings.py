@@ -34,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "lstsd_without_long": _TWO_EPOCHS,
     "lstsd_without_short": _TWO_EPOCHS,
     "lstsd_forward_kl": _TWO_EPOCHS,
+    "lstsd_top_k": _TWO_EPOCHS | {"top_k": 2},
     "lstsd_ramp": _TWO_EPOCHS,
     "lstsd": _TWO_EPOCHS,
 }
@@ -63,6 +64,7 @@ OFF: dict[str, dict[str, Any]] = {
     "lstsd_without_long": _NO_TEACHERS,
     "lstsd_without_short": _NO_TEACHERS,
     "lstsd_forward_kl": _NO_TEACHERS,
+    "lstsd_top_k": _NO_TEACHERS,
     "lstsd_ramp": _NO_TEACHERS,
     "lstsd": _NO_TEACHERS,
 }

@@ -2,17 +2,20 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import KnowledgeDistillation
-from keras_lstsd.top_k import TopKTable
+from keras_lstsd import ELR, LSTSD, PSKD, KnowledgeDistillation, TemporalEnsembling
+from keras_lstsd.methods import temporal_ensembling
+from keras_lstsd.tables import SampleTable
 from tests import oracles
+from tests.methods.linear import CLASSES as LINEAR_CLASSES
+from tests.methods.linear import linear_student, problem
 
 numpy = keras.ops.convert_to_numpy
 SAMPLES, CLASSES = 7, 5
 ROWS = oracles.log_softmax(np.random.default_rng(0).normal(size=(SAMPLES, CLASSES)) * 2)
 
 
-def table(k, rows=ROWS):
-    made = TopKTable(k)
+def table(k, rows=ROWS, **options):
+    made = SampleTable(top_k=k, **options)
     made.build((SAMPLES, CLASSES))
     made.fill([(np.arange(len(rows)), rows.astype("float32"))])
     return made
@@ -23,7 +26,7 @@ def spread(rows, k):
     p, expected = np.exp(rows), np.empty_like(rows)
     for i, row in enumerate(p):
         largest = np.argsort(-row)[:k]
-        expected[i] = (1 - row[largest].sum()) / max(CLASSES - k, 1)
+        expected[i] = (1 - row[largest].sum()) / max(row.size - k, 1)
         expected[i, largest] = row[largest]
     return expected
 
@@ -34,6 +37,47 @@ def test_the_largest_probabilities_are_kept_and_the_rest_is_spread_evenly(k):
     assert numpy(known).all()
     np.testing.assert_allclose(np.exp(numpy(rows)), spread(ROWS, k), atol=2e-3)
     np.testing.assert_allclose(np.exp(numpy(rows)).sum(-1), 1, atol=1e-6)
+
+
+def test_rows_that_a_step_writes_are_those_of_fill():
+    made = table(2, ROWS[:0])
+    index = np.array([3, 1, 3, 99])
+    made.write(index, ROWS[[3, 1, 0, 2]].astype("float32"))
+    rows, known = made.read(np.arange(SAMPLES))
+    np.testing.assert_array_equal(numpy(known)[:, 0], np.isin(np.arange(SAMPLES), [1, 3]))
+    # Of equal indices the last one is kept.
+    np.testing.assert_allclose(np.exp(numpy(rows))[[1, 3]], spread(ROWS[[1, 0]], 2), atol=2e-3)
+
+
+def test_a_row_that_is_not_finite_is_unknown():
+    made = table(2)
+    made.write(np.array([0]), np.full((1, CLASSES), np.nan, "float32"))
+    assert not numpy(made.read(np.array([0]))[1]).any()
+    assert not made.numpy()[1][0]
+
+
+def test_several_tables_are_read_at_once():
+    first, second = table(2), table(2, ROWS[::-1])
+    rows, known = keras_read([first, second], np.array([0, 4]))
+    for made, found in zip((first, second), numpy(rows), strict=True):
+        np.testing.assert_array_equal(found, numpy(made.read(np.array([0, 4]))[0]))
+    assert numpy(known).all()
+
+
+def keras_read(tables, index):
+    from keras_lstsd.tables import read
+
+    return read(index, tables)
+
+
+def test_only_known_rows_are_copied():
+    made, latest = table(2), table(2, ROWS[:0])
+    latest.write(np.array([1]), ROWS[[2]].astype("float32"))
+    made.copy_from(latest)
+    rows = np.exp(numpy(made.read(np.arange(SAMPLES))[0]))
+    expected = spread(ROWS, 2)
+    expected[1] = expected[2]
+    np.testing.assert_allclose(rows, expected, atol=2e-3)
 
 
 def test_a_row_takes_6_bytes_for_each_stored_class():
@@ -48,9 +92,9 @@ def test_rows_without_an_answer_and_out_of_range_indices_are_unknown():
     np.testing.assert_array_equal(made.numpy()[1], np.arange(SAMPLES) < 3)
 
 
-def test_a_step_cannot_write_it():
-    with pytest.raises(NotImplementedError, match=r"write `table.fill`"):
-        table(2).write(np.array([0]), ROWS[:1])
+def test_rows_on_the_host_are_those_of_temperature_1():
+    rows, _ = table(CLASSES, oracles.log_softmax(ROWS / 3.0), temperature=3.0).numpy()
+    np.testing.assert_allclose(np.exp(rows), np.exp(ROWS), atol=5e-3)
 
 
 def test_a_count_below_1_is_rejected():
@@ -59,3 +103,60 @@ def test_a_count_below_1_is_rejected():
         KnowledgeDistillation(student, student, stored=True, top_k=0)
     with pytest.raises(ValueError, match="Received: top_k=2, stored=False"):
         KnowledgeDistillation(student, student, top_k=2)
+    with pytest.raises(ValueError, match="top_k=-1. Expected"):
+        LSTSD(student, top_k=-1)
+
+
+# === Methods ===
+
+X, Y = problem()
+METHODS = {
+    LSTSD: {"mini_generation_epochs": 1, "temperature": 2.0},
+    TemporalEnsembling: {"temperature": 2.0},
+    PSKD: {},
+    ELR: {},
+}
+each = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
+
+
+def trained(cls, epochs=3, jit_compile=False, **settings):
+    keras.utils.set_random_seed(0)
+    model = cls(linear_student(), **METHODS[cls], **settings)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.3), loss, jit_compile=jit_compile)
+    return model, model.fit(X, Y, batch_size=8, epochs=epochs, verbose=0).history["loss"]
+
+
+@each
+def test_all_classes_are_the_same_as_float16_rows(cls):
+    kept, losses = trained(cls, top_k=LINEAR_CLASSES)
+    whole, expected = trained(cls, table_dtype="float16")
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    for name, made in kept.sample_tables.items():
+        rows, known = made.numpy()
+        np.testing.assert_array_equal(known, whole.sample_tables[name].numpy()[1])
+        np.testing.assert_allclose(
+            np.exp(rows[known]), np.exp(whole.sample_tables[name].numpy()[0][known]), atol=4e-3
+        )
+
+
+@each
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_step_writes_the_largest_probability_of_each_sample(cls, jit_compile):
+    model, _ = trained(cls, epochs=1, top_k=1, jit_compile=jit_compile)
+    log_probs, known = model.pending.numpy()
+    assert known.all()
+    temperature = METHODS[cls].get("temperature", 1.0)
+    rest = np.sort(np.exp(log_probs / temperature), axis=-1)[:, :-1]
+    np.testing.assert_allclose(rest, np.broadcast_to(rest[:, :1], rest.shape), rtol=1e-4)
+    assert model.pending.parts[1].shape == (*model.pending.rows.shape[:1], 1)
+
+
+def test_an_average_of_many_rows_is_made_in_parts(monkeypatch):
+    averages = []
+    for chunk in (temporal_ensembling.CHUNK, 40 * LINEAR_CLASSES):
+        monkeypatch.setattr(temporal_ensembling, "CHUNK", chunk)
+        model, _ = trained(TemporalEnsembling, top_k=2)
+        averages.append([numpy(part) for part in model.ensemble.parts])
+    for whole, parts in zip(*averages, strict=True):
+        np.testing.assert_array_equal(whole, parts)

@@ -3,6 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+from keras import ops
+
+from keras_lstsd.checks import check_one_index_each, static_shape
+from keras_lstsd.tables import row_numbers
+
 KEYS = {"inputs", "sample_index"}
 # Entries that `fit` adds for the training step: random numbers for the augmentation, weights of
 # mixed samples, and an empty entry if the host has validated the indices.
@@ -141,3 +147,26 @@ def _is_reshuffled(dataset: Any) -> bool:
     if getattr(dataset, "_reshuffle_each_iteration", False):
         return True
     return any(map(_is_reshuffled, _inputs_of(dataset)))
+
+
+def sample_rows(index: Any, logits: Any, num_samples: int) -> Any:
+    """An index that was not validated as int32 `[batch]`; out-of-range values stay out of range.
+
+    Raises:
+        ValueError: for another dtype or shape, or another number of indices than samples.
+    """
+    shape = static_shape(index)
+    if not keras.backend.is_int_dtype(index.dtype) or shape is None or len(shape) != 1:
+        raise ValueError(
+            "`sample_index` must be a vector of integers. "
+            f"Received: shape={shape}, "
+            f"dtype={keras.backend.standardize_dtype(index.dtype)}. "
+            "Expected: shape=(batch,), dtype=int32; call `with_sample_index` on single "
+            "samples, then `batch`."
+        )
+    index = row_numbers(index, num_samples)
+    if None in (*shape, logits.shape[0]):
+        # A single index would be broadcast to all samples where sizes are known only at run time.
+        return ops.where(ops.shape(index)[0] == ops.shape(logits)[0], index, -1)
+    check_one_index_each(shape[0], logits.shape[0])
+    return index

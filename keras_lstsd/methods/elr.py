@@ -38,7 +38,9 @@ class ELR(Distillation):
             data sets that `keras_lstsd.data.with_sample_index` numbered.
         momentum: in [0, 1). 0.7 on CIFAR-10, 0.9 on CIFAR-100.
         weight: lambda, at least 0. 3 on CIFAR-10, 7 on CIFAR-100.
-        table_dtype: `"float32"` or `"float16"`.
+        table_dtype: `"float32"` or `"float16"`, of rows of all classes.
+        top_k: how many of the largest probabilities of a row are stored; None for all. For many
+            classes; see `SampleTable`.
         options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
@@ -65,6 +67,7 @@ class ELR(Distillation):
         momentum: float = 0.7,
         weight: float = 3.0,
         table_dtype: str = "float32",
+        top_k: int | None = None,
         **options: Any,
     ):
         super().__init__(student, num_samples=num_samples, **options)
@@ -73,8 +76,9 @@ class ELR(Distillation):
         self.momentum = momentum
         self.weight = weight
         self.table_dtype = table_dtype
-        self.ensemble = AverageTable(table_dtype, name="ensemble")
-        self.pending = SampleTable(table_dtype, name="pending")
+        self.top_k = top_k
+        self.ensemble = AverageTable(table_dtype, top_k=top_k, name="ensemble")
+        self.pending = SampleTable(table_dtype, top_k=top_k, name="pending")
 
     def guidance(self, step: Step) -> Guidance | None:
         """weight ln(1 - <t, p>), t just updated."""

@@ -13,7 +13,6 @@ from keras_lstsd.losses import cross_entropy, log_softmax
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable
 from keras_lstsd.teachers import Given, set_teacher
-from keras_lstsd.top_k import TopKTable
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -100,12 +99,7 @@ class KnowledgeDistillation(Distillation):
             )
         if stored:
             self._answered = self._counter("answered", 0)
-            options = {"temperature": temperature, "name": "teacher_rows"}
-            self.teacher_rows = (
-                SampleTable(table_dtype, **options)
-                if top_k is None
-                else TopKTable(top_k, **options)
-            )
+            self.teacher_rows = SampleTable(table_dtype, temperature, top_k, "teacher_rows")
 
     def guidance(self, step: Step) -> Guidance | None:
         """alpha T^2 H(p_t, q_s), beside (1 - alpha) times the compiled loss."""

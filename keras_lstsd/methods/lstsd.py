@@ -47,7 +47,9 @@ class LSTSD(Distillation):
         ramp: R epochs over which both weights grow; see `schedules.ramp_up`. 0 is the paper's
             constant weights. Use 40 where training is short, or where the network still learns
             when it ends, such as the fine-tuning of a pre-trained network.
-        table_dtype: `"float32"` or `"float16"`.
+        table_dtype: `"float32"` or `"float16"`, of rows of all classes.
+        top_k: how many of the largest probabilities of a row are stored; None for all. For many
+            classes; see `SampleTable`.
         options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
@@ -80,6 +82,7 @@ class LSTSD(Distillation):
         kl: str = "reverse",
         ramp: int = 0,
         table_dtype: str = "float32",
+        top_k: int | None = None,
         **options: Any,
     ):
         super().__init__(
@@ -90,9 +93,10 @@ class LSTSD(Distillation):
         )
         self._set_loss(long_weight, short_weight, temperature, kl, ramp)
         self.table_dtype = table_dtype
-        self.short_term = SampleTable(table_dtype, temperature, name="short_term")
-        self.long_term = SampleTable(table_dtype, temperature, name="long_term")
-        self.pending = SampleTable(table_dtype, temperature, name="pending")
+        self.top_k = top_k
+        self.short_term = SampleTable(table_dtype, temperature, top_k, "short_term")
+        self.long_term = SampleTable(table_dtype, temperature, top_k, "long_term")
+        self.pending = SampleTable(table_dtype, temperature, top_k, "pending")
 
     def _set_loss(
         self, long_weight: float, short_weight: float, temperature: float, kl: str, ramp: int

@@ -32,7 +32,9 @@ class PSKD(Distillation):
         num_samples: N, size of the training set. None: `fit` counts the samples of arrays and of
             data sets that `keras_lstsd.data.with_sample_index` numbered.
         final_alpha: a in the last epoch, in [0, 1]. 0.8 in the paper.
-        table_dtype: `"float32"` or `"float16"`.
+        table_dtype: `"float32"` or `"float16"`, of rows of all classes.
+        top_k: how many of the largest probabilities of a row are stored; None for all. For many
+            classes; see `SampleTable`.
         options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
@@ -58,14 +60,16 @@ class PSKD(Distillation):
         num_samples: int | None = None,
         final_alpha: float = 0.8,
         table_dtype: str = "float32",
+        top_k: int | None = None,
         **options: Any,
     ):
         super().__init__(student, num_samples=num_samples, **options)
         check_share("final_alpha", final_alpha)
         self.final_alpha = final_alpha
         self.table_dtype = table_dtype
-        self.previous = SampleTable(table_dtype, name="previous")
-        self.pending = SampleTable(table_dtype, name="pending")
+        self.top_k = top_k
+        self.previous = SampleTable(table_dtype, top_k=top_k, name="previous")
+        self.pending = SampleTable(table_dtype, top_k=top_k, name="pending")
 
     def guidance(self, step: Step) -> Guidance | None:
         """a H(q, p), beside (1 - a) times the compiled loss."""

@@ -12,6 +12,9 @@ from keras_lstsd.schedules import ramp_up
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, written
 
+# Entries of rows that are averaged at a time.
+CHUNK = 2**24
+
 
 class AverageTable(SampleTable):
     """A `SampleTable` of moving averages, which counts the updates of each row."""
@@ -38,16 +41,30 @@ class AverageTable(SampleTable):
         The table stores `q = Z / (1 - a^k)`. A softmax of ln Z normalizes, which divides by
         `1 - a^k`.
         """
-        drawn = written(latest.rows[:, :1])
-        before = ops.cast(self.updates, "float32")[:, None]
+        # Rows of all classes at a time are few where `top_k` stores few of many classes.
+        rows = self.rows.shape[0] if self.top_k is None else max(1, CHUNK // self.width)
+        chunks = [slice(first, first + rows) for first in range(0, self.rows.shape[0], rows)]
+        averages = [self._averaged(latest, momentum, chunk) for chunk in chunks]
+        for part, new in zip(self.parts, zip(*averages, strict=True), strict=True):
+            part.assign(new[0] if len(new) == 1 else ops.concatenate(new))
+        drawn = written(latest.rows[:, 0])
+        self.updates.assign_add(ops.cast(drawn, "int32"))
+
+    def _averaged(self, latest: SampleTable, momentum: float, chunk: slice) -> list[Any]:
+        """The parts of some rows after the update."""
+        own = [part[chunk] for part in self.parts]
+        drawn = written(latest.rows[chunk, :1])
+        before = ops.cast(self.updates[chunk], "float32")[:, None]
         average, p = (
-            ops.exp(log_softmax(table.rows, 1 / self.temperature)) for table in (self, latest)
+            ops.exp(log_softmax(rows, 1 / self.temperature))
+            for rows, _ in (self.decoded(*own), latest.decoded(*(it[chunk] for it in latest.parts)))
         )
         z = momentum * (1 - momentum**before) * average + (1 - momentum) * p
         softened = log_softmax(ops.log(ops.maximum(z, SMALLEST)), self.temperature)
-        rows = ops.where(drawn, softened, ops.cast(self.rows, "float32"))
-        self.rows.assign(ops.cast(rows, self.rows.dtype))
-        self.updates.assign_add(ops.cast(drawn[:, 0], "int32"))
+        return [
+            ops.where(drawn, ops.cast(new, old.dtype), old)
+            for new, old in zip(self.encoded(softened), own, strict=True)
+        ]
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -75,7 +92,9 @@ class TemporalEnsembling(Distillation):
         kl: `"reverse"` (KL[student || teacher]) or `"forward"`.
         ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
             weight, 80 in Laine and Aila.
-        table_dtype: `"float32"` or `"float16"`.
+        table_dtype: `"float32"` or `"float16"`, of rows of all classes.
+        top_k: how many of the largest probabilities of a row are stored; None for all. For many
+            classes; see `SampleTable`.
         options: `from_logits`, `guided_output` and `name`; see `Distillation`.
 
     Raises:
@@ -117,6 +136,7 @@ class TemporalEnsembling(Distillation):
         kl: str = "reverse",
         ramp: int = 0,
         table_dtype: str = "float32",
+        top_k: int | None = None,
         **options: Any,
     ):
         super().__init__(student, num_samples=num_samples, **options)
@@ -130,8 +150,9 @@ class TemporalEnsembling(Distillation):
         self.kl = kl
         self.ramp = count("ramp", ramp, at_least=0)
         self.table_dtype = table_dtype
-        self.ensemble = AverageTable(table_dtype, temperature, name="ensemble")
-        self.pending = SampleTable(table_dtype, temperature, name="pending")
+        self.top_k = top_k
+        self.ensemble = AverageTable(table_dtype, temperature, top_k, "ensemble")
+        self.pending = SampleTable(table_dtype, temperature, top_k, "pending")
 
     def guidance(self, step: Step) -> Guidance | None:
         """weight KL[p || q], q the bias-corrected average."""

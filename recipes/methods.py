@@ -76,6 +76,9 @@ class Method:
 _T1 = {"temperature": 1.0}
 # Shi et al. 2021 on text: only the divergence from the teacher.
 _TEXT = {"alpha": 1.0, "temperature": 1.0}
+# Of the papers for a few labels: Laine and Aila 2016 have a weight of 30 times the share of labelled
+# samples, Tarvainen and Valpola 2017 one of 100 times it. Here a tenth is labelled.
+_FEW_LABELS = {"divergence": "mse", "temperature": 1.0, "ramp": 80}
 
 METHODS = {
     "vanilla": Method(Distillation),
@@ -107,6 +110,8 @@ METHODS = {
     "lstsd_without_long": Method(LSTSD, {"long_weight": 0.0}, few_classes=_T1),
     "lstsd_without_short": Method(LSTSD, {"short_weight": 0.0}, few_classes=_T1),
     "lstsd_forward_kl": Method(LSTSD, {"kl": "forward"}, few_classes=_T1),
+    "temporal_ensembling_mse": Method(TemporalEnsembling, _FEW_LABELS | {"weight": 3.0}),
+    "mean_teacher_mse": Method(MeanTeacher, _FEW_LABELS | {"weight": 10.0}),
     # For many classes.
     "lstsd_top_k": Method(LSTSD, {"top_k": 8}, few_classes=_T1),
     # For short trainings.

@@ -20,7 +20,7 @@ Y = draw.integers(0, CLASSES, SAMPLES)
 # They differ from another method in settings only, which recipes and kill tests cover.
 SETTINGS = ("label_smoothing", "dups_plus", "lstsd_ramp", "lstsd_without_long")
 SETTINGS += ("lstsd_without_short", "lstsd_without_teachers", "lstsd_forward_kl", "crd_prokt")
-SETTINGS += ("lstsd_top_k",)
+SETTINGS += ("lstsd_top_k", "temporal_ensembling_mse", "mean_teacher_mse")
 NAMES = [name for name in METHODS if name not in SETTINGS]
 
 

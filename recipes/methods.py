@@ -76,7 +76,7 @@ class Method:
 _T1 = {"temperature": 1.0}
 # Shi et al. 2021 on text: only the divergence from the teacher.
 _TEXT = {"alpha": 1.0, "temperature": 1.0}
-# Of the papers for a few labels: Laine and Aila 2016 have a weight of 30 times the share of labelled
+# For a few labels: Laine and Aila 2016 have a weight of 30 times the share of labelled
 # samples, Tarvainen and Valpola 2017 one of 100 times it. Here a tenth is labelled.
 _FEW_LABELS = {"divergence": "mse", "temperature": 1.0, "ramp": 80}
 

@@ -36,6 +36,7 @@ from keras_lstsd.methods import (
     TinyBERT,
     TolerantTeacher,
 )
+from keras_lstsd.sharding import shard_tables
 from keras_lstsd.step import Guidance, Step
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "report",
     "saving",
     "schedules",
+    "shard_tables",
     "statistics",
     "suspicious_labels",
     "tables",

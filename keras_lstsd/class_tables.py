@@ -42,7 +42,7 @@ class LabelTable(keras.layers.Layer):
             initializer=keras.initializers.Constant(-1),
             dtype="int32",
             trainable=False,
-            name="rows",
+            name="labels",
         )
 
     def attach(self, model: Any) -> None:
@@ -92,7 +92,7 @@ class ClassTable(keras.layers.Layer):
         self.rows, self.sums, self.counts = (
             add_state(self, shape, keras.initializers.Constant(value), "float32", weight)
             for weight, shape, value in (
-                ("rows", (self.num_classes, classes), UNWRITTEN),
+                ("means", (self.num_classes, classes), UNWRITTEN),
                 ("sums", (self.num_classes, classes), 0.0),
                 ("counts", (self.num_classes,), 0.0),
             )

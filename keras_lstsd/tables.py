@@ -145,7 +145,7 @@ class SampleTable(Table):
         if self.top_k is not None:
             shape = self.rows.shape
             self.classes = self.add_weight(
-                shape, "zeros", dtype="int32", trainable=False, name="classes"
+                shape, "zeros", dtype="int32", trainable=False, name="row_classes"
             )
 
     @property

@@ -35,20 +35,26 @@ WRONG_LABELS = flags.DEFINE_float("wrong_labels", 0.4, "Share of wrong training 
 LABELS_PER_CLASS = flags.DEFINE_integer(
     "labels_per_class", None, "Labels that each class keeps; by default all.", 1
 )
+NOISE = flags.DEFINE_bool(
+    "noise", False, "Noise of 0.15 on the images and a dropout of 0.5; Laine and Aila 2016."
+)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "results/digits", "Folder of the results; the same folder resumes."
 )
 SMOKE = flags.DEFINE_bool("smoke", False, "Two seeds and three epochs, to test the recipe.")
 
 
-def student(units: int = 256) -> keras.Model:
+def student(units: int = 256, noise: bool = False) -> keras.Model:
     """A perceptron with two hidden layers."""
+    noises = [keras.layers.GaussianNoise(0.15), keras.layers.Dropout(0.5)] if noise else []
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Flatten(),
+            *noises[:1],
             keras.layers.Dense(units, activation="relu"),
             keras.layers.Dense(units, activation="relu"),
+            *noises[1:],
             keras.layers.Dense(digits.NUM_CLASSES, activation="softmax"),
         ]
     )
@@ -62,6 +68,7 @@ def train(
     wrong_labels: float,
     samples: int | None = None,
     labels_per_class: int | None = None,
+    noise: bool = False,
 ) -> dict:
     """Trains one method with one seed; the score is the accuracy on the clean test digits in %."""
     (x_train, y_train), (x_test, y_test) = digits.load()
@@ -105,7 +112,9 @@ def train(
     )
     # A method with a teacher starts from the weights of one without.
     keras.utils.set_random_seed(run["seed"])
-    model = method.wrap(student(), len(x_train), teacher=teacher, **method.settings(epochs))
+    model = method.wrap(
+        student(noise=noise), len(x_train), teacher=teacher, **method.settings(epochs)
+    )
     compiled(model, method)
     fit(model, [*runs.dynamics(model, y, folder), *callbacks])
     outcome = metrics.measures(y_test, model.predict(x_test, verbose=0))
@@ -123,6 +132,7 @@ def main(argv):
         "wrong_labels": WRONG_LABELS.value,
         "samples": SAMPLES.value,
         "labels_per_class": LABELS_PER_CLASS.value,
+        "noise": NOISE.value,
     }
     folder = Path(OUTPUT_DIR.value + "-smoke" * SMOKE.value)
     results = runs.Results(folder / "results.json", settings)

@@ -13,6 +13,8 @@ from keras_lstsd.top_k import largest, spread
 
 # A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
 UNWRITTEN = 1.0
+# Entries of rows of `top_k` that are decoded at a time outside a step.
+DECODED = 2**26
 # Any usual number of devices divides it, so `keras.distribution.ModelParallel` can shard rows.
 ROWS_MULTIPLE = 128
 
@@ -199,16 +201,20 @@ class SampleTable(Table):
         for own, part in zip(self.parts, other.parts, strict=True):
             own.assign(ops.where(known, *map(ops.convert_to_tensor, (part, own))))
 
+    def slices(self) -> list[slice]:
+        """All rows; with `top_k` in parts that have few entries where they are decoded."""
+        rows, stored = self.rows.shape
+        size = rows if self.top_k is None else max(1, DECODED // (self.width * stored))
+        return [slice(first, first + size) for first in range(0, rows, size)]
+
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:
         """On the host: log-probabilities, float32 `[num_samples, classes]`, and which are known.
 
         They are those of temperature 1, whatever the table's T.
         """
         known = written(ops.convert_to_numpy(self.rows)[: self.num_samples, 0])
-        if self.top_k is None:
-            rows = ops.convert_to_numpy(self.rows)[: self.num_samples].astype("float32")
-        else:
-            rows = ops.convert_to_numpy(self.decoded(*self.parts)[0])[: self.num_samples]
+        decoded = [self.decoded(*(part[rows] for part in self.parts))[0] for rows in self.slices()]
+        rows = np.concatenate([*map(ops.convert_to_numpy, decoded)])[: self.num_samples]
         rows = rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=-1, keepdims=True))

@@ -12,9 +12,10 @@ some percent, all models are built again and run all rounds again. `distiller` i
 the methods is a second model of plain training, as a control: its ratio shows the error of the
 measurement.
 
-`tables`: time of a training step of LSTSD by the number of samples in its tables (x 10 classes),
-beside a linear student, over that with the smallest tables. A second model with the smallest
-tables is the control. The largest default tables take 1 GB, and so does building them.
+`tables`: time of a training step of LSTSD, or of one --method, by the number of samples in its
+tables (x 10 classes, or --table_classes), beside a linear student, over that with the smallest
+tables. A second model with the smallest tables is the control. The largest default tables take
+1 GB, and so does building them.
 
 `compile`: time of the first `fit`, of one batch, of a new model.
 
@@ -81,6 +82,7 @@ TABLE_SAMPLES = flags.DEFINE_multi_integer(
     "`tables`: samples of a table, the smallest first; repeat the flag for several.",
     1_280,
 )
+TABLE_CLASSES = flags.DEFINE_integer("table_classes", 10, "`tables`: classes of a row.", 2)
 ROUNDS = flags.DEFINE_integer("rounds", 11, "Measurements of each candidate, in turn.", 1)
 BUILDS = flags.DEFINE_integer(
     "builds", 2, "`step`, `tables`: models of each candidate; each runs all rounds.", 1
@@ -152,19 +154,20 @@ def step(methods: Sequence[str]) -> Rows:
 
 
 def table_sizes(methods: Sequence[str]) -> Rows:
-    del methods
-    sizes = TABLE_SAMPLES.value
+    tabled = methods[0] if len(methods) == 1 else "lstsd"
+    sizes, classes = TABLE_SAMPLES.value, TABLE_CLASSES.value
     # Samples have distinct rows of the smallest table: all sizes then run the same program.
-    student = Student(linear, (16,), 10, BATCH_SIZE, steps=min(sizes) // BATCH_SIZE, turn=32)
+    steps = min(sizes) // BATCH_SIZE
+    student = Student(partial(linear, classes), (16,), classes, BATCH_SIZE, steps, turn=32)
     turn = min(student.turn, student.steps - 2)
     x, y = student.data(student.steps)
     titles = ["plain training", f"{sizes[0]:,}, control", *(f"{size:,}" for size in sizes[1:])]
     yield ["XLA", f"{sizes[0]:,} samples, ms a step", *titles]
-    trainings = [("lstsd", sizes[0]), ("plain", sizes[0]), *(("lstsd", size) for size in sizes)]
+    trainings = [(tabled, sizes[0]), ("plain", sizes[0]), *((tabled, size) for size in sizes)]
     draw = np.random.default_rng(1)
     data = [
         ({"inputs": x, "sample_index": draw.permutation(size)[: len(x)].astype("int32")}, y)
-        if method == "lstsd"
+        if method == tabled
         else (x, y)
         for method, size in trainings
     ]
@@ -254,7 +257,8 @@ MEASUREMENTS = {
     "pipeline": lambda methods: data_speed.pipeline(SAMPLES.value, ROUNDS.value),
     "text": lambda methods: data_speed.text(SAMPLES.value // 10, ROUNDS.value),
 }
-SETTINGS = (STUDENT, METHOD, XLA, STEPS_PER_EXECUTION, TABLE_SAMPLES, ROUNDS, BUILDS, SAMPLES)
+SETTINGS = (STUDENT, METHOD, XLA, STEPS_PER_EXECUTION, TABLE_SAMPLES, TABLE_CLASSES, ROUNDS)
+SETTINGS += (BUILDS, SAMPLES)
 
 
 def main(argv):

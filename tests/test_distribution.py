@@ -18,7 +18,7 @@ X = draw.normal(size=(SAMPLES, 4)).astype("float32")
 Y = draw.integers(0, 3, SAMPLES)
 
 
-def model():
+def model(top_k=None):
     keras.utils.set_random_seed(5)
     network = keras.Sequential(
         [
@@ -27,16 +27,17 @@ def model():
             keras.layers.Dense(3, activation="softmax"),
         ]
     )
-    made = LSTSD(network, SAMPLES, mini_generation_epochs=2)
+    made = LSTSD(network, SAMPLES, mini_generation_epochs=2, top_k=top_k)
     made.compile(keras.optimizers.SGD(0.2, momentum=0.9), "sparse_categorical_crossentropy")
     return made
 
 
-def test_two_replicas_follow_one_device(two_replicas):
-    single = model()
+@pytest.mark.parametrize("top_k", [None, slow(2)])
+def test_two_replicas_follow_one_device(two_replicas, top_k):
+    single = model(top_k)
     expected = single.fit(X, Y, batch_size=8, epochs=6, verbose=0).history
     with two_replicas.scope():
-        double = model()
+        double = model(top_k)
     logs = double.fit(X, Y, batch_size=8, epochs=6, verbose=0).history
     assert expected["distillation_loss"][-1] > 0
     for name in expected:

@@ -2,8 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import ELR, LSTSD, PSKD, KnowledgeDistillation, TemporalEnsembling
-from keras_lstsd.methods import temporal_ensembling
+from keras_lstsd import ELR, LSTSD, PSKD, KnowledgeDistillation, TemporalEnsembling, tables
 from keras_lstsd.tables import SampleTable
 from tests import oracles
 from tests.methods.linear import CLASSES as LINEAR_CLASSES
@@ -154,9 +153,11 @@ def test_a_step_writes_the_largest_probability_of_each_sample(cls, jit_compile):
 
 def test_an_average_of_many_rows_is_made_in_parts(monkeypatch):
     averages = []
-    for chunk in (temporal_ensembling.CHUNK, 40 * LINEAR_CLASSES):
-        monkeypatch.setattr(temporal_ensembling, "CHUNK", chunk)
+    for decoded in (tables.DECODED, 40 * LINEAR_CLASSES):
+        monkeypatch.setattr(tables, "DECODED", decoded)
         model, _ = trained(TemporalEnsembling, top_k=2)
-        averages.append([numpy(part) for part in model.ensemble.parts])
+        averages.append(
+            [numpy(part) for part in model.ensemble.parts] + [model.ensemble.numpy()[0]]
+        )
     for whole, parts in zip(*averages, strict=True):
         np.testing.assert_array_equal(whole, parts)

@@ -12,9 +12,6 @@ from keras_lstsd.schedules import ramp_up
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, written
 
-# Entries of rows that are averaged at a time.
-CHUNK = 2**24
-
 
 class AverageTable(SampleTable):
     """A `SampleTable` of moving averages, which counts the updates of each row."""
@@ -41,29 +38,26 @@ class AverageTable(SampleTable):
         The table stores `q = Z / (1 - a^k)`. A softmax of ln Z normalizes, which divides by
         `1 - a^k`.
         """
-        # Rows of all classes at a time are few where `top_k` stores few of many classes.
-        rows = self.rows.shape[0] if self.top_k is None else max(1, CHUNK // self.width)
-        chunks = [slice(first, first + rows) for first in range(0, self.rows.shape[0], rows)]
-        averages = [self._averaged(latest, momentum, chunk) for chunk in chunks]
+        averages = [self._averaged(latest, momentum, rows) for rows in self.slices()]
         for part, new in zip(self.parts, zip(*averages, strict=True), strict=True):
             part.assign(new[0] if len(new) == 1 else ops.concatenate(new))
         drawn = written(latest.rows[:, 0])
         self.updates.assign_add(ops.cast(drawn, "int32"))
 
-    def _averaged(self, latest: SampleTable, momentum: float, chunk: slice) -> list[Any]:
+    def _averaged(self, latest: SampleTable, momentum: float, rows: slice) -> list[Any]:
         """The parts of some rows after the update."""
-        own = [part[chunk] for part in self.parts]
-        drawn = written(latest.rows[chunk, :1])
-        before = ops.cast(self.updates[chunk], "float32")[:, None]
+        own, new = ([part[rows] for part in table.parts] for table in (self, latest))
+        drawn = written(new[0][:, :1])
+        before = ops.cast(self.updates[rows], "float32")[:, None]
         average, p = (
-            ops.exp(log_softmax(rows, 1 / self.temperature))
-            for rows, _ in (self.decoded(*own), latest.decoded(*(it[chunk] for it in latest.parts)))
+            ops.exp(log_softmax(table.decoded(*parts)[0], 1 / self.temperature))
+            for table, parts in ((self, own), (latest, new))
         )
         z = momentum * (1 - momentum**before) * average + (1 - momentum) * p
         softened = log_softmax(ops.log(ops.maximum(z, SMALLEST)), self.temperature)
         return [
-            ops.where(drawn, ops.cast(new, old.dtype), old)
-            for new, old in zip(self.encoded(softened), own, strict=True)
+            ops.where(drawn, ops.cast(after, old.dtype), old)
+            for after, old in zip(self.encoded(softened), own, strict=True)
         ]
 
 

@@ -10,19 +10,14 @@ from keras import ops
 from keras_lstsd.losses import SMALLEST
 from keras_lstsd.tables import (
     UNWRITTEN,
-    add,
-    add_rows,
-    add_state,
     clamp_index,
-    from_all_replicas,
-    gather,
     in_range,
     mix_rows,
     padded,
     row_numbers,
-    scatter,
     written,
 )
+from keras_lstsd.variables import add, add_rows, add_state, from_all_replicas, gather, scatter
 
 
 class LabelTable(keras.layers.Layer):
@@ -101,6 +96,10 @@ class ClassTable(keras.layers.Layer):
     def attach(self, model: Any) -> None:
         """Makes the rows for a model's classes."""
         self.build((model.num_classes * model.positions.labels, model.num_classes))
+
+    def bytes_for(self, model: Any) -> int:
+        """Memory of rows and sums for a model's classes."""
+        return 2 * 4 * model.positions.labels * model.num_classes**2
 
     @property
     def mebibytes(self) -> float:

@@ -11,7 +11,8 @@ from keras_lstsd import checks, outputs, taps
 from keras_lstsd.class_tables import SamplesByClass
 from keras_lstsd.losses import SMALLEST
 from keras_lstsd.step import Step
-from keras_lstsd.tables import Table, add_state, clamp_index, counts, from_all_replicas, gather
+from keras_lstsd.tables import Table, clamp_index, counts
+from keras_lstsd.variables import add_state, from_all_replicas, gather
 
 EPSILON = 1e-7
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import checks, compat, compiled_loss, outputs, serving, taps
+from keras_lstsd import checks, compat, compiled_loss, memory, outputs, serving, taps
 from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, sample_rows, without_index
@@ -18,8 +18,9 @@ from keras_lstsd.heads import Heads, head_of
 from keras_lstsd.positions import Positioned
 from keras_lstsd.saving import Saving
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.tables import SampleTable, add, in_range
+from keras_lstsd.tables import SampleTable, in_range
 from keras_lstsd.updating import Updating
+from keras_lstsd.variables import add
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
@@ -169,6 +170,7 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
         self.find_positions()
         if self.needs_sample_index:
             checks.check_rows(self)
+        memory.check(self)
         if self.taps:
             self.tapped()
         for layer in compat.layers_of(self):

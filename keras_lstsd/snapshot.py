@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lstsd.step import Step
-from keras_lstsd.tables import add_state
+from keras_lstsd.variables import add_state
 
 
 class Snapshot(keras.layers.Layer):

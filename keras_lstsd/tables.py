@@ -1,6 +1,6 @@
-"""Memory per sample: the only module that gathers and scatters rows."""
+"""Memory per sample: one row of numbers for each."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ from keras import ops
 from keras_lstsd.checks import count
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
 from keras_lstsd.top_k import largest, spread
+from keras_lstsd.variables import from_all_replicas, gather, scatter
 
 # A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
 UNWRITTEN = 1.0
@@ -149,6 +150,12 @@ class SampleTable(Table):
             self.classes = self.add_weight(
                 shape, "zeros", dtype="int32", trainable=False, name="row_classes"
             )
+
+    def bytes_for(self, model: Any) -> int:
+        """Memory of the rows for a model's samples and classes."""
+        stored = min(self.top_k or model.num_classes, model.num_classes)
+        entry = (2 if self.rows_dtype == "float16" else 4) + 4 * (self.top_k is not None)
+        return padded(model.num_rows) * stored * entry
 
     @property
     def parts(self) -> list[keras.Variable]:
@@ -290,30 +297,6 @@ def counts(rows: Any, num_rows: int) -> Any:
     return ops.reshape(found, (batch, num_rows))
 
 
-def add_state(
-    layer: keras.layers.Layer, shape: tuple, initializer: Any, dtype: str, name: str
-) -> keras.Variable:
-    """A weight that is not trained, with one value on all replicas of `tf.distribute`."""
-    return layer.add_weight(
-        shape=shape,
-        initializer=initializer,
-        dtype=dtype,
-        trainable=False,
-        autocast=False,
-        aggregation="only_first_replica",
-        name=name,
-    )
-
-
-def add(variable: keras.Variable, amounts: Any) -> None:
-    """`variable += amounts`, in place."""
-    if keras.backend.backend() == "tensorflow":
-        # One operation; Keras reads, adds and assigns.
-        variable.value.assign_add(amounts, read_value=False)
-    else:
-        variable.assign_add(amounts)
-
-
 def padded(num_samples: int) -> int:
     """Rows of a table for that many samples, spare rows included."""
     return -(-(num_samples + 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
@@ -324,76 +307,3 @@ def clamp_index(index: Any, num_samples: int) -> tuple[Any, Any]:
     index = row_numbers(index, num_samples)
     valid = in_range(index, num_samples)
     return ops.where(valid, index, num_samples), valid
-
-
-def gather(rows: Any, index: Any) -> Any:
-    """`rows[index]` of a variable or tensor, for an index in range."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # `ops.take` would look for negative indices, in five more operations.
-        return tf.gather(getattr(rows, "value", rows), index)
-    return ops.take(rows, index, axis=0)
-
-
-def scatter(variable: keras.Variable, index: Any, rows: Any) -> None:
-    """`variable[index] = rows`, in place."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        # Inside a replica the handle is that replica's own copy; `scatter_update` would not be.
-        tf.raw_ops.ResourceScatterUpdate(
-            resource=variable.value.handle, indices=index, updates=rows
-        )
-    elif backend == "jax":
-        variable.assign(variable.value.at[index].set(rows))
-    else:
-        variable.assign(ops.scatter_update(variable, index[:, None], rows))
-
-
-def add_rows(variable: keras.Variable, index: Any, rows: Any, chosen: Any) -> None:
-    """`variable[index] += rows` in place, for int32 `[batch]` in range and chosen rows.
-
-    Rows of equal indices are summed before, in their order: a scatter adds them in any order.
-    """
-    batch = ops.shape(index)[0]
-    ordered = ops.sort(index)
-    place = ops.cast(ops.searchsorted(ordered, index), "int32")
-    place = ops.where(chosen, place, batch)
-    # The sum of equal indices stands at the first of them; behind all, what is not chosen.
-    rows = ops.segment_sum(rows, place, num_segments=batch + 1)[:batch]
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        tf.raw_ops.ResourceScatterAdd(resource=variable.value.handle, indices=ordered, updates=rows)
-    elif backend == "jax":
-        variable.assign(variable.value.at[ordered].add(rows))
-    else:
-        variable.assign_add(ops.scatter(ordered[:, None], rows, variable.shape))
-
-
-def only_if(condition: Any, update: Callable[[], None]) -> None:
-    """Updates variables where a scalar condition holds; other backends than TensorFlow always do.
-
-    For updates that are not needed where it does not hold, and whose result is then dropped.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.cond(condition, update, lambda: None)
-    else:
-        update()
-
-
-def from_all_replicas(*tensors: Any) -> tuple[Any, ...]:
-    """Each tensor concatenated over the replicas of `tf.distribute`, in replica order."""
-    if keras.backend.backend() != "tensorflow":
-        return tensors
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return tensors
-    return tuple(context.all_gather(tensor, axis=0) for tensor in tensors)

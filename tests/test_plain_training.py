@@ -184,8 +184,9 @@ def assert_trains_as_keras(name, case, jit_compile, weight=0.0):
     for found, weight in zip(found_weights, weights, strict=True):
         np.testing.assert_array_equal(found, weight)
     assert logs.keys() <= found_logs.keys()
-    # XLA may round the mean loss differently; it rounds the weights equally.
-    tolerance = 1e-6 if jit_compile else 0
+    # XLA may round the mean loss differently, and Keras adds the losses of several layers in an
+    # order that depends on their depth. The weights are rounded equally.
+    tolerance = 1e-6 if jit_compile or case in ("nested", "everything") else 0
     for log, expected in logs.items():
         np.testing.assert_allclose(found_logs[log], expected, rtol=tolerance, err_msg=log)
     return found_logs

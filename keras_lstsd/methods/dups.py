@@ -11,7 +11,8 @@ from keras_lstsd.distillation import Distillation
 from keras_lstsd.losses import kl_of_softened, log_softmax
 from keras_lstsd.outputs import classes_of
 from keras_lstsd.step import Guidance, Step
-from keras_lstsd.tables import from_all_replicas, in_range, only_if
+from keras_lstsd.tables import in_range
+from keras_lstsd.variables import from_all_replicas, only_if
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")

@@ -129,7 +129,10 @@ class ClassTable(keras.layers.Layer):
         return mix_rows(labels, rows, written(rows))
 
     def collect(self, labels: Any, probabilities: Any) -> None:
-        """Adds probabilities `[batch, classes]` of samples; labels as in `read`."""
+        """Adds probabilities `[batch, classes]` of samples; labels as in `read`.
+
+        Under `tf.distribute` they are those of all replicas; see `variables.from_all_replicas`.
+        """
         probabilities = ops.stop_gradient(probabilities)
         finite = ops.isfinite(ops.sum(probabilities, axis=-1))
         if len(labels.shape) == 1:

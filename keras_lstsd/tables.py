@@ -15,7 +15,7 @@ from keras_lstsd.variables import from_all_replicas, gather, scatter
 # A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
 UNWRITTEN = 1.0
 # Entries of rows of `top_k` that are decoded at a time outside a step.
-DECODED = 2**26
+DECODED = 2**24
 # Any usual number of devices divides it, so `keras.distribution.ModelParallel` can shard rows.
 ROWS_MULTIPLE = 128
 
@@ -210,8 +210,8 @@ class SampleTable(Table):
 
     def slices(self) -> list[slice]:
         """All rows; with `top_k` in parts that have few entries where they are decoded."""
-        rows, stored = self.rows.shape
-        size = rows if self.top_k is None else max(1, DECODED // (self.width * stored))
+        rows = self.rows.shape[0]
+        size = rows if self.top_k is None else max(1, DECODED // self.width)
         return [slice(first, first + size) for first in range(0, rows, size)]
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:

@@ -39,11 +39,18 @@ def spread(values: Any, classes: Any, num_classes: int) -> Any:
         >>> kept = keras_lstsd.top_k.largest(ops.log([[0.5, 0.15, 0.3, 0.05]]), 2)
         >>> ops.exp(keras_lstsd.top_k.spread(*kept, 4))     # [[0.5, 0.1, 0.3, 0.1]]
     """
-    probabilities = ops.exp(ops.maximum(ops.cast(values, "float32"), LOG_FLOOR))
-    others = max(num_classes - values.shape[-1], 1)
-    rest = ops.maximum(1 - ops.sum(probabilities, axis=-1, keepdims=True), 0.0) / others
-    # Differences to the rest, as a scatter.
-    places = ops.one_hot(classes, num_classes)
-    rows = rest + ops.sum(places * ops.expand_dims(probabilities - rest, -1), axis=-2)
-    rows = ops.log(ops.maximum(rows, SMALLEST))
-    return rows - ops.logsumexp(rows, axis=-1, keepdims=True)
+    k = values.shape[-1]
+    shape = (*ops.shape(values)[:-1], num_classes)
+    values, classes = ops.reshape(values, (-1, k)), ops.reshape(classes, (-1, k))
+    values = ops.maximum(ops.cast(values, "float32"), LOG_FLOOR)
+    kept = ops.sum(ops.exp(values), axis=-1, keepdims=True)
+    mass = ops.maximum(1 - kept, 0.0)
+    # 0, unless rounding has made the kept entries larger.
+    total = ops.log(kept + mass * (num_classes > k))
+    rest = ops.log(ops.maximum(mass / max(num_classes - k, 1), SMALLEST))
+    rows = ops.shape(values)[0]
+    places = ops.broadcast_to(ops.arange(rows, dtype="int32")[:, None], ops.shape(classes))
+    places = ops.reshape(ops.stack([places, classes], axis=-1), (-1, 2))
+    spread_rest = ops.broadcast_to(rest - total, (rows, num_classes))
+    whole = ops.scatter_update(spread_rest, places, ops.reshape(values - total, (-1,)))
+    return ops.reshape(whole, shape)

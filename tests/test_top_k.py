@@ -127,8 +127,9 @@ def trained(cls, epochs=3, jit_compile=False, **settings):
 
 
 @each
-def test_all_classes_are_the_same_as_float16_rows(cls):
-    kept, losses = trained(cls, top_k=LINEAR_CLASSES)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_all_classes_are_the_same_as_float16_rows(cls, jit_compile):
+    kept, losses = trained(cls, jit_compile=jit_compile, top_k=LINEAR_CLASSES)
     whole, expected = trained(cls, table_dtype="float16")
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
     for name, made in kept.sample_tables.items():

@@ -4,13 +4,15 @@ import pytest
 
 from keras_lstsd import shard_tables
 from recipes.methods import METHODS
-from tests.models import X, Y, dense_student, made
+from tests.models import X, Y, dense_student, made, thorough
 
 on_two_jax_devices = pytest.mark.skipif(
     keras.backend.backend() != "jax" or len(keras.distribution.list_devices()) != 2,
     reason="Keras has layouts of variables on JAX only",
 )
-TABLES = ["lstsd", "lstsd_top_k", "temporal_ensembling", "ps_kd", "elr", "stored_teacher", "crd"]
+# The tables of the last three are those of the others.
+TABLES = ["lstsd", "lstsd_top_k", "temporal_ensembling", "crd"]
+TABLES += [thorough(name) for name in ("ps_kd", "elr", "stored_teacher")]
 
 
 def layout(axes=("rows",), devices=(2,)):

@@ -126,7 +126,7 @@ class ClassTable(keras.layers.Layer):
             known = written(rows[:, :1])
             return rows, known if labels_validated else known & exist[:, None]
         rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
-        return mix_rows(labels, rows, written(rows))
+        return mix_rows(labels, rows, written(rows[:, :1]))
 
     def collect(self, labels: Any, probabilities: Any) -> None:
         """Adds probabilities `[batch, classes]` of samples; labels as in `read`.
@@ -141,8 +141,8 @@ class ClassTable(keras.layers.Layer):
             labels = ops.where(chosen, labels, 0)
             if self.peers is not None:
                 chosen = chosen & (self._met(labels, chosen) < self.peers)
-            add_rows(self.sums, labels, probabilities, chosen)
-            add_rows(self.counts, labels, ops.ones_like(probabilities[:, 0]), chosen)
+            ones = ops.ones_like(probabilities[:, 0])
+            add_rows(labels, chosen, (self.sums, probabilities), (self.counts, ones))
             return
         shares = ops.where(finite[:, None], labels, 0.0)
         if self.peers is not None:

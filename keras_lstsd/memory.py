@@ -20,9 +20,7 @@ def available() -> int | None:
         statistics = jax.local_devices()[0].memory_stats()
         if statistics is not None and "bytes_limit" in statistics:
             return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-        on_cpu = jax.default_backend() == "cpu"
-    else:
-        on_cpu = not any("gpu" in device.lower() for device in keras.distribution.list_devices())
+    on_cpu = all(device.startswith("cpu") for device in keras.distribution.list_devices())
     if not on_cpu or not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

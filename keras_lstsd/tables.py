@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_lstsd.checks import count
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
-from keras_lstsd.top_k import largest, spread
+from keras_lstsd.top_k import spread
 from keras_lstsd.variables import from_all_replicas, gather, scatter
 
 # A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
@@ -53,8 +53,8 @@ class Table(keras.layers.Layer):
     @property
     def mebibytes(self) -> float:
         """Memory of the table in MiB."""
-        sizes = {"float16": 2, "float32": 4, "int32": 4}
-        return sum(np.prod(part.shape) * sizes[part.dtype] for part in self.parts) / 2**20
+        parts = self.parts
+        return sum(np.prod(part.shape) * np.dtype(part.dtype).itemsize for part in parts) / 2**20
 
     def described(self, positions: int) -> str:
         """Its rows and their size, for samples with that many positions."""
@@ -154,7 +154,7 @@ class SampleTable(Table):
     def bytes_for(self, model: Any) -> int:
         """Memory of the rows for a model's samples and classes."""
         stored = min(self.top_k or model.num_classes, model.num_classes)
-        entry = (2 if self.rows_dtype == "float16" else 4) + 4 * (self.top_k is not None)
+        entry = np.dtype(self.rows_dtype).itemsize + 4 * (self.top_k is not None)
         return padded(model.num_rows) * stored * entry
 
     @property
@@ -162,7 +162,7 @@ class SampleTable(Table):
         return [self.rows] if self.top_k is None else [self.rows, self.classes]
 
     def encoded(self, rows: Any) -> tuple[Any, ...]:
-        return (rows,) if self.top_k is None else largest(rows, self.rows.shape[1])
+        return (rows,) if self.top_k is None else ops.top_k(rows, self.rows.shape[1])
 
     def decoded(self, rows: Any, classes: Any = None) -> tuple[Any, Any]:
         """Stored parts `[..., stored]` as rows, float32 `[..., classes]`, and which are known."""

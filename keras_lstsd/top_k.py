@@ -7,20 +7,8 @@ from keras import ops
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST
 
 
-def largest(log_probs: Any, k: int) -> tuple[Any, Any]:
-    """The k largest log-probabilities of each row and their classes, both `[..., k]`.
-
-    Of equal ones, the class of the lowest number is first.
-
-    Example:
-        >>> rows = ops.log([[0.5, 0.15, 0.3, 0.05]])
-        >>> keras_lstsd.top_k.largest(rows, 2)[1]       # [[0, 2]]
-    """
-    return ops.top_k(log_probs, k)
-
-
 def spread(values: Any, classes: Any, num_classes: int) -> Any:
-    """Rows of all classes from what `largest` kept: the rest of the mass is spread evenly.
+    """Rows of all classes from their k largest entries: the rest of the mass is spread evenly.
 
     With S the k classes that were kept, a row is `ln p_c` for c in S, and
     `ln((1 - sum_S p) / (C - k))` for the C - k others. With r the mass of these others, the row
@@ -36,7 +24,7 @@ def spread(values: Any, classes: Any, num_classes: int) -> Any:
         log-probabilities, float32 `[..., C]`, whose exponentials sum to 1.
 
     Example:
-        >>> kept = keras_lstsd.top_k.largest(ops.log([[0.5, 0.15, 0.3, 0.05]]), 2)
+        >>> kept = ops.top_k(ops.log([[0.5, 0.15, 0.3, 0.05]]), 2)
         >>> ops.exp(keras_lstsd.top_k.spread(*kept, 4))     # [[0.5, 0.1, 0.3, 0.1]]
     """
     k = values.shape[-1]

@@ -57,26 +57,33 @@ def scatter(variable: keras.Variable, index: Any, rows: Any) -> None:
         variable.assign(ops.scatter_update(variable, index[:, None], rows))
 
 
-def add_rows(variable: keras.Variable, index: Any, rows: Any, chosen: Any) -> None:
-    """`variable[index] += rows` in place, for int32 `[batch]` in range and chosen rows.
+def add_rows(index: Any, chosen: Any, *amounts: tuple[keras.Variable, Any]) -> None:
+    """`variable[index] += rows` in place for pairs of both, where bool `[batch]` chooses the row.
 
-    Rows of equal indices are summed before, in their order: a scatter adds them in any order.
+    The index is int32 `[batch]`, in range. Rows of equal indices are summed before, in their
+    order: a scatter adds them in any order.
     """
     batch = ops.shape(index)[0]
     ordered = ops.sort(index)
     place = ops.cast(ops.searchsorted(ordered, index), "int32")
     place = ops.where(chosen, place, batch)
-    # The sum of equal indices stands at the first of them; behind all, what is not chosen.
-    rows = ops.segment_sum(rows, place, num_segments=batch + 1)[:batch]
+    for variable, rows in amounts:
+        # The sum of equal indices stands at the first of them; behind all, what is not chosen.
+        sums = ops.segment_sum(rows, place, num_segments=batch + 1)[:batch]
+        scatter_add(variable, ordered, sums)
+
+
+def scatter_add(variable: keras.Variable, index: Any, rows: Any) -> None:
+    """`variable[index] += rows`, in place; rows of equal indices in any order."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        tf.raw_ops.ResourceScatterAdd(resource=variable.value.handle, indices=ordered, updates=rows)
+        tf.raw_ops.ResourceScatterAdd(resource=variable.value.handle, indices=index, updates=rows)
     elif backend == "jax":
-        variable.assign(variable.value.at[ordered].add(rows))
+        variable.assign(variable.value.at[index].add(rows))
     else:
-        variable.assign_add(ops.scatter(ordered[:, None], rows, variable.shape))
+        variable.assign_add(ops.scatter(index[:, None], rows, variable.shape))
 
 
 def only_if(condition: Any, update: Callable[[], None]) -> None:

@@ -12,10 +12,10 @@ some percent, all models are built again and run all rounds again. `distiller` i
 the methods is a second model of plain training, as a control: its ratio shows the error of the
 measurement.
 
-`tables`: time of a training step of LSTSD, or of one --method, by the number of samples in its
-tables (x 10 classes, or --table_classes), beside a linear student, over that with the smallest
-tables. A second model with the smallest tables is the control. The largest default tables take
-1 GB, and so does building them.
+`tables`: time of a training step of LSTSD beside a linear student, by the number of samples in its
+tables. It is divided by the time with the smallest tables. One --method replaces LSTSD, and
+--table_classes the 10 classes. A second model with the smallest tables is the control. The largest
+default tables take 1 GB, and so does building them.
 
 `compile`: time of the first `fit`, of one batch, of a new model.
 

@@ -46,15 +46,16 @@ SMOKE = flags.DEFINE_bool("smoke", False, "Two seeds and three epochs, to test t
 
 def student(units: int = 256, noise: bool = False) -> keras.Model:
     """A perceptron with two hidden layers."""
-    noises = [keras.layers.GaussianNoise(0.15), keras.layers.Dropout(0.5)] if noise else []
+    on_images = [keras.layers.GaussianNoise(0.15)] if noise else []
+    on_features = [keras.layers.Dropout(0.5)] if noise else []
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Flatten(),
-            *noises[:1],
+            *on_images,
             keras.layers.Dense(units, activation="relu"),
             keras.layers.Dense(units, activation="relu"),
-            *noises[1:],
+            *on_features,
             keras.layers.Dense(digits.NUM_CLASSES, activation="softmax"),
         ]
     )

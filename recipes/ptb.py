@@ -60,7 +60,9 @@ SIZE = flags.DEFINE_enum("size", "small", list(SIZES), "The size of the network.
 METHOD = flags.DEFINE_string("method", "vanilla,dups", "Methods with commas between, or all.")
 SEEDS = flags.DEFINE_integer("seeds", 2, "Number of seeds: 0, 1, ...", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of each run; by default the paper's.", 1)
-WORDS = flags.DEFINE_integer("words", None, "Trains on the first words only.", 1000)
+WORDS = flags.DEFINE_integer(
+    "words", None, "Takes the first words only, of the other texts a tenth.", 1000
+)
 JIT_COMPILE = flags.DEFINE_bool(
     "jit_compile", None, "Compiles with XLA; by default not on TensorFlow, which is faster so."
 )

@@ -57,16 +57,10 @@ def test_a_row_that_is_not_finite_is_unknown():
 
 def test_several_tables_are_read_at_once():
     first, second = table(2), table(2, ROWS[::-1])
-    rows, known = keras_read([first, second], np.array([0, 4]))
+    rows, known = tables.read(np.array([0, 4]), [first, second])
     for made, found in zip((first, second), numpy(rows), strict=True):
         np.testing.assert_array_equal(found, numpy(made.read(np.array([0, 4]))[0]))
     assert numpy(known).all()
-
-
-def keras_read(tables, index):
-    from keras_lstsd.tables import read
-
-    return read(index, tables)
 
 
 def test_only_known_rows_are_copied():

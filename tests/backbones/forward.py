@@ -1,4 +1,4 @@
-"""The layers of the image networks in NumPy, in inference mode, with a Keras network's weights."""
+"""Layers of networks in NumPy, in inference mode, with a Keras network's weights."""
 
 import numpy as np
 
@@ -80,3 +80,16 @@ def _positions(x, stride, term):
 def trainable(network):
     """Number of trainable parameters."""
     return sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+
+
+def lstm_states(vectors, kernel, recurrent, bias):
+    """The states of an LSTM `[time, units]`; Keras orders the gates i, f, c, o."""
+    h = c = np.zeros(len(recurrent))
+    states = []
+    for vector in vectors:
+        i, f, candidate, o = np.split(vector @ kernel + h @ recurrent + bias, 4)
+        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+        c = f * c + i * np.tanh(candidate)
+        h = o * np.tanh(c)
+        states.append(h)
+    return np.array(states)

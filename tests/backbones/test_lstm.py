@@ -4,23 +4,9 @@ import pytest
 
 from keras_lstsd import Distillation, MeanTeacher
 from keras_lstsd.backbones import ResetStates, lstm
-from tests.backbones.forward import trainable
+from tests.backbones.forward import lstm_states, trainable
 
 IDS = np.array([[3, 1, 4, 0, 2, 5], [2, 5, 6, 1, 3, 3]], "int32")
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def states(vectors, kernel, recurrent, bias):
-    """The states `[time, units]`; Keras orders the gates i, f, c, o."""
-    h = c = np.zeros(len(recurrent))
-    for vector in vectors:
-        i, f, candidate, o = np.split(vector @ kernel + h @ recurrent + bias, 4)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
-        h = sigmoid(o) * np.tanh(c)
-        yield h
 
 
 def expected(network):
@@ -30,7 +16,7 @@ def expected(network):
     for row in IDS:
         vectors = words[row]
         for number in range(0, len(layers), 3):
-            vectors = np.array([*states(vectors, *layers[number : number + 3])])
+            vectors = lstm_states(vectors, *layers[number : number + 3])
         logits.append(vectors @ kernel + bias)
     return np.array(logits)
 

@@ -125,6 +125,26 @@ def check_student(student: Any, wrapper: type) -> None:
         )
 
 
+def stateful_layers(network: keras.Model) -> list[keras.Layer]:
+    """The layers of a network, nested ones too, that keep their states between batches."""
+    return [layer for layer in compat.layers_of(network) if getattr(layer, "stateful", False)]
+
+
+def check_teacher_keeps_no_states(network: keras.Model, teacher: str) -> None:
+    """Rejects a teacher whose second pass over a batch would begin with the states after it.
+
+    Raises:
+        ValueError: for a network with stateful layers.
+    """
+    names = sorted(layer.name for layer in stateful_layers(network))
+    if names:
+        raise ValueError(
+            f"{teacher} must not keep states between batches, as it would see other states than "
+            f"the student. Received: a network with stateful layers {names}. Expected: "
+            "`stateful=False`, or a method without a second network, such as DUPS."
+        )
+
+
 def check_used(
     model: Any, has_stages: bool, num_samples: int | None, mini_generation_epochs: int
 ) -> None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lstsd.checks import check_teacher_keeps_no_states
 from keras_lstsd.step import Step
 from keras_lstsd.variables import add_state
 
@@ -33,15 +34,9 @@ class Snapshot(keras.layers.Layer):
 
     def attach(self, model: Any) -> None:
         """Copies the weights of a model's network."""
-        keeping = [layer.name for layer in model.student.layers if getattr(layer, "stateful", 0)]
-        if keeping:
-            raise ValueError(
-                "A copy of the student would see the states that its layers keep after a batch, "
-                f"not before. Received: a student with stateful layers {keeping}. Expected: "
-                "`stateful=False`, or a method without a second network, such as DUPS."
-            )
         # No reference of its own: Keras would track the student as a part of its teacher.
         self._model = weakref.ref(model)
+        check_teacher_keeps_no_states(self.network, "A copy of the student")
         self.updates = add_state(self, (), "zeros", "int32", "updates")
         self.copies = [
             add_state(

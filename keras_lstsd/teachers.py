@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_lstsd import outputs, positions
+from keras_lstsd.checks import check_teacher_keeps_no_states
 from keras_lstsd.data.arrays import checksum
 from keras_lstsd.snapshot import Snapshot, float_values
 from keras_lstsd.step import Step
@@ -46,6 +47,7 @@ class _Other:
                 f"Received: {network!r}. Expected: a Keras model with an output [batch, classes]; "
                 "write `teacher(x[:1])` to build it."
             )
+        check_teacher_keeps_no_states(network, "`teacher`")
         if from_logits is None:
             from_logits = getattr(network, "from_logits", None)
         self.from_logits = outputs.ends_in_logits(network) if from_logits is None else from_logits
@@ -123,7 +125,8 @@ class Given(_Other, Snapshot):
             them; `use(number)` chooses one.
 
     Raises:
-        ValueError: for what is not a built Keras model, and for other classes than the student's.
+        ValueError: for what is not a built Keras model, for layers that keep states between
+            batches, and for other classes than the student's.
 
     Example:
         >>> teacher = keras_lstsd.teachers.Given(big_classifier)
@@ -222,7 +225,8 @@ class Trained(_Other, keras.layers.Layer):
         from_logits: whether the outputs are logits. None: decided by the last layer.
 
     Raises:
-        ValueError: for what is not a built Keras model, and for other classes than the student's.
+        ValueError: for what is not a built Keras model, for layers that keep states between
+            batches, and for other classes than the student's.
 
     Example:
         >>> model = keras_lstsd.ProKT(student, keras_lstsd.teachers.Trained(big_classifier))

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_lstsd.checks import stateful_layers
+
 
 @keras.saving.register_keras_serializable("keras_lstsd")
 class StatefulLSTM(keras.layers.LSTM):
@@ -84,6 +86,8 @@ def lstm(
 class ResetStates(keras.callbacks.Callback):
     """Clears the states that a network keeps between batches before each pass over a text.
 
+    Layers inside other layers are cleared too.
+
     Example:
         >>> text = np.arange(1401) % 50
         >>> x, y, _ = keras_lstsd.data.ptb.streams(text, batch_size=20, length=35)
@@ -95,9 +99,8 @@ class ResetStates(keras.callbacks.Callback):
     """
 
     def on_epoch_begin(self, epoch, logs=None):
-        for layer in getattr(self.model, "student", self.model).layers:
-            if getattr(layer, "stateful", False):
-                layer.reset_state()
+        for layer in stateful_layers(self.model):
+            layer.reset_state()
 
     def on_test_begin(self, logs=None):
         self.on_epoch_begin(0)

@@ -2,8 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import Distillation, MeanTeacher
+from keras_lstsd import RCO, Distillation, KnowledgeDistillation, MeanTeacher, ProKT
 from keras_lstsd.backbones import ResetStates, lstm
+from keras_lstsd.backbones.lstm import StatefulLSTM
 from tests.backbones.forward import lstm_states, trainable
 
 IDS = np.array([[3, 1, 4, 0, 2, 5], [2, 5, 6, 1, 3, 3]], "int32")
@@ -60,9 +61,34 @@ def test_each_epoch_and_each_evaluation_begins_without_states():
     assert model.evaluate(x, y, batch_size=2, callbacks=callbacks, verbose=0) == first
 
 
+def nested():
+    """A network with states inside another model, and inside a wrapper."""
+    inner = lstm(8, units=5, batch_size=2, length=3)
+    both = keras.layers.Bidirectional(StatefulLSTM(4, stateful=True, return_sequences=True))
+    return keras.Sequential([inner.input, inner, both, keras.layers.Dense(8)])
+
+
+def test_states_of_nested_layers_are_cleared():
+    network = nested()
+    x = IDS[:, :3]
+    first = network.predict(x, batch_size=2, verbose=0)
+    again = network.predict(x, batch_size=2, verbose=0)
+    assert np.abs(again - first).max() > 1e-5
+    cleared = network.predict(x, batch_size=2, verbose=0, callbacks=[ResetStates()])
+    np.testing.assert_array_equal(cleared, first)
+
+
+@pytest.mark.parametrize("make", [KnowledgeDistillation, RCO, ProKT])
+def test_a_given_network_with_states_is_no_teacher(make):
+    teacher = nested()
+    teachers = [teacher, teacher] if make is RCO else teacher
+    with pytest.raises(ValueError, match=r"`teacher` must not keep states.*'bidirectional.*'lstm_1'"):
+        make(lstm(8, units=5), teachers)
+
+
 def test_a_copy_of_a_network_with_states_is_no_teacher():
-    model = MeanTeacher(lstm(8, units=5, batch_size=2, length=3))
+    model = MeanTeacher(nested())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss)
-    with pytest.raises(ValueError, match=r"stateful layers \['lstm_1', 'lstm_2'\].*such as DUPS"):
+    with pytest.raises(ValueError, match=r"stateful layers .*'lstm_1', 'lstm_2'\].*such as DUPS"):
         model.fit(IDS[:, :3], IDS[:, 3:], batch_size=2, shuffle=False, verbose=0)

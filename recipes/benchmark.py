@@ -17,6 +17,9 @@ tables. It is divided by the time with the smallest tables. One --method replace
 --table_classes the 10 classes. A second model with the smallest tables is the control. The largest
 default tables take 1 GB, and so does building them.
 
+`precision`: time of a plain training step in float32 and in mixed_bfloat16, with XLA off and on,
+over float32 without XLA (JAX: with XLA). A second such model is the control.
+
 `compile`: time of the first `fit`, of one batch, of a new model.
 
 `boundary`: time of `start_epoch` for tables of the size of CIFAR-100's, where every second epoch
@@ -58,7 +61,7 @@ from recipes.workloads import STUDENTS, Student, linear, mlp, trainable
 WHAT = flags.DEFINE_enum(
     "what",
     "step",
-    ["step", "tables", "compile", "boundary", "memory", "pipeline", "text"],
+    ["step", "tables", "precision", "compile", "boundary", "memory", "pipeline", "text"],
     "What to measure.",
 )
 STUDENT = flags.DEFINE_string(
@@ -178,6 +181,33 @@ def table_sizes(methods: Sequence[str]) -> Rows:
         yield cells, dict(zip([f"{sizes[0]:,}, baseline", *titles], figures, strict=True))
 
 
+def in_precision(policy: str, *arguments) -> keras.Model:
+    """A compiled model of plain training whose layers have this dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return trainable(*arguments)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def precision(methods: Sequence[str]) -> Rows:
+    kinds = list(itertools.product(("float32", "mixed_bfloat16"), with_xla()))
+    first, *others = [f"{policy}, XLA {'on' if xla else 'off'}" for policy, xla in kinds]
+    titles = [f"{first}, control", *others]
+    yield ["student", f"{first}, ms a step", *titles]
+    for name in options.names("student", STUDENT.value, list(STUDENTS)):
+        student = STUDENTS[name]
+        x, y = student.data(student.steps)
+        builds = [
+            partial(in_precision, policy, student, "plain", len(y), xla)
+            for policy, xla in (kinds[0], *kinds)
+        ]
+        figures = step_seconds(builds, [(x, y)] * len(builds), student.turn, student.batch_size)
+        cells = [name, *ratios_row(figures, unit=1e-3)]
+        yield cells, dict(zip([f"{first}, baseline", *titles], figures, strict=True))
+
+
 def first_step_seconds(student: Student, method: str, xla: bool) -> float:
     """Seconds of the first `fit`, of one batch, of a new model."""
     keras.backend.clear_session()
@@ -251,6 +281,7 @@ def memory(methods: Sequence[str]) -> Rows:
 MEASUREMENTS = {
     "step": step,
     "tables": table_sizes,
+    "precision": precision,
     "compile": compile_time,
     "boundary": boundary,
     "memory": memory,

@@ -26,7 +26,7 @@ def linear(classes: int = 10) -> keras.Model:
 
 
 def encoder(length: int, words: int, layers: int = 12, width: int = 768) -> keras.Model:
-    """A Transformer of the size of BERT-base, with random weights."""
+    """A Transformer, by default of the size of BERT-base, with random weights."""
     ids = keras.Input((length,), dtype="int32")
     x = keras.layers.Embedding(words, width)(ids)
     for _ in range(layers):
@@ -101,6 +101,9 @@ STUDENTS = {
         partial(cifar_resnet, 20, num_classes=100), (32, 32, 3), 100, 128, steps=128, turn=1
     ),
     "encoder": Student(partial(encoder, 64, 30_000), (64,), 2, 8, steps=3, turn=1, words=30_000),
+    "small_encoder": Student(
+        partial(encoder, 64, 30_000, 6, 384), (64,), 2, 64, steps=8, turn=1, words=30_000
+    ),
     "bert": Student(small_bert, (64,), 2, 8, steps=64, turn=2, words=5000, pairs=True),
     "lstm": Student(
         partial(lstm, 10_000), (35,), 10_000, 20, steps=12, turn=1, words=10_000, by_word=True

@@ -82,7 +82,8 @@ def test_states_of_nested_layers_are_cleared():
 def test_a_given_network_with_states_is_no_teacher(make):
     teacher = nested()
     teachers = [teacher, teacher] if make is RCO else teacher
-    with pytest.raises(ValueError, match=r"`teacher` must not keep states.*'bidirectional.*'lstm_1'"):
+    expected = r"`teacher` must not keep states.*'bidirectional.*'lstm_1'"
+    with pytest.raises(ValueError, match=expected):
         make(lstm(8, units=5), teachers)
 
 

@@ -56,7 +56,7 @@ from keras_lstsd import saving
 from recipes import data_speed, machine, options, runs, tables
 from recipes.methods import METHODS
 from recipes.timing import Rows, Turns, fit_seconds, in_turn, median_and_range, ratios_row
-from recipes.workloads import STUDENTS, Student, linear, mlp, trainable
+from recipes.workloads import STUDENTS, Student, in_precision, linear, mlp, trainable
 
 WHAT = flags.DEFINE_enum(
     "what",
@@ -179,16 +179,6 @@ def table_sizes(methods: Sequence[str]) -> Rows:
         figures = step_seconds(builds, data, turn, BATCH_SIZE)
         cells = ["on" if xla else "off", *ratios_row(figures, unit=1e-3)]
         yield cells, dict(zip([f"{sizes[0]:,}, baseline", *titles], figures, strict=True))
-
-
-def in_precision(policy: str, *arguments) -> keras.Model:
-    """A compiled model of plain training whose layers have this dtype policy."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        return trainable(*arguments)
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def precision(methods: Sequence[str]) -> Rows:

@@ -147,6 +147,16 @@ def trainable(
     return model
 
 
+def in_precision(policy: str, *arguments: Any) -> keras.Model:
+    """`trainable(*arguments)`, whose layers have this dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return trainable(*arguments)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def generated_pairs(count: int) -> tuple[list[str], list[str], list[str]]:
     """Pairs of texts of 5 to 20 words each, and word pieces for them."""
     draw = np.random.default_rng(0)

@@ -2,11 +2,8 @@ import json
 import subprocess
 import sys
 
-import keras
 import pytest
 
-from recipes import benchmark
-from recipes.workloads import STUDENTS
 from tests.models import thorough
 
 
@@ -67,12 +64,6 @@ def test_precisions_are_compared_without_and_with_xla(tmp_path):
     assert list(figures)[-2:] == record["settings"]["columns"][-2:] == titles
     ratio = figures[titles[0]][0] / figures["float32, XLA off, baseline"][0]
     assert row[-2] == f"{ratio:.3f} ({ratio:.3f}-{ratio:.3f})"
-
-
-def test_a_model_of_a_precision_leaves_the_precision_of_others_alone():
-    model = benchmark.in_precision("mixed_bfloat16", STUDENTS["mlp"], "plain", 128)
-    assert model.layers[0].compute_dtype == "bfloat16"
-    assert keras.config.dtype_policy().name == "float32"
 
 
 @pytest.mark.thorough

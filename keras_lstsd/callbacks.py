@@ -51,14 +51,15 @@ class TrainingDynamics(keras.callbacks.Callback):
     over the E epochs since the sample was first drawn:
 
     - `confidence_i = 1/E sum_e p_e(y_i)`
+    - `margin_i = 1/E sum_e (ln p_e(y_i) - max_(c != y_i) ln p_e(c))`
     - `variability_i = sqrt(1/E sum_e (p_e(y_i) - confidence_i)^2)`
     - `forgotten_i`: epochs in which the most probable class was not the label, and had been in the
       epoch before.
 
-    Samples of low confidence often have a wrong label; those of high variability are ambiguous.
-    It reads the table that the training writes anyway, once an epoch, and stores 5 bytes per
-    sample and epoch. An epoch that skipped a sample counts its latest row again, where the method
-    keeps it. When weights are rolled back (a restored backup, `EarlyStopping` with
+    Samples of low confidence or margin often have a wrong label; those of high variability are
+    ambiguous. It reads the table that the training writes anyway, once an epoch, and stores 9 bytes
+    per sample and epoch. An epoch that skipped a sample counts its latest row again, where the
+    method keeps it. When weights are rolled back (a restored backup, `EarlyStopping` with
     `restore_best_weights`) and trained further, the epochs behind that point are dropped.
 
     To follow plain training use `LSTSD(student, long_weight=0, short_weight=0)`: it trains the
@@ -82,11 +83,12 @@ class TrainingDynamics(keras.callbacks.Callback):
         >>> dynamics.suspicious_labels()[:50]
         >>> dynamics.save("dynamics.csv")
 
-    Source: confidence and variability, Swayamdipta et al. 2020 ("Dataset Cartography");
-    forgetting, Toneva et al. 2019.
+    Source: confidence and variability, Swayamdipta et al. 2020 ("Dataset Cartography"); margin,
+    Pleiss et al. 2020 ("AUM"); forgetting, Toneva et al. 2019.
 
-    Differences from the papers: both evaluate the model after each epoch. Here it is the forward
-    pass that trained on the sample, augmentation and dropout included, which costs nothing.
+    Differences from the papers: the first and the last evaluate the model after each epoch. Here
+    it is the forward pass that trained on the sample, augmentation and dropout included, which
+    costs nothing. The paper of the margin ends the training early; here all epochs count.
     """
 
     def __init__(self, y: Any, path: str | Path | None = None, per_position: bool = False):
@@ -96,8 +98,10 @@ class TrainingDynamics(keras.callbacks.Callback):
         self.shape = y.shape if per_position else self.labels.shape
         self.path = None if path is None else Path(path)
         self._epochs: list[int] = []
-        # Per epoch, [samples]: the label's probability, NaN where unknown, and whether it leads.
+        # Per epoch, [samples]: the label's probability and margin, NaN where unknown, and whether
+        # it leads.
         self._given: list[np.ndarray] = []
+        self._margins: list[np.ndarray] = []
         self._correct: list[np.ndarray] = []
 
     def set_model(self, model):
@@ -114,12 +118,14 @@ class TrainingDynamics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         # Epochs behind the model's own count were rolled back, and are done again.
         while self._epochs and self._epochs[-1] >= self.model.epoch:
-            for record in (self._epochs, self._given, self._correct):
+            for record in (self._epochs, self._given, self._margins, self._correct):
                 record.pop()
         log_probs, known = self.model.sample_tables["pending"].numpy()
         given = label_quality.of_labels(np.exp(log_probs), self.labels)
         self._epochs.append(self.model.epoch)
         self._given.append(np.where(known, given, np.nan).astype("float32"))
+        margins = label_quality.margins(log_probs, self.labels)
+        self._margins.append(np.where(known, margins, np.nan).astype("float32"))
         self._correct.append(known & (log_probs.argmax(-1) == self.labels))
         if self.path is not None:
             self._store()
@@ -132,6 +138,7 @@ class TrainingDynamics(keras.callbacks.Callback):
                 labels=self.labels,
                 epochs=self._epochs,
                 given=self._given,
+                margins=self._margins,
                 correct=self._correct,
             )
 
@@ -145,7 +152,9 @@ class TrainingDynamics(keras.callbacks.Callback):
                     "remove the file."
                 )
             self._epochs = stored["epochs"].tolist()
-            self._given, self._correct = list(stored["given"]), list(stored["correct"])
+            self._given, self._margins, self._correct = (
+                list(stored[name]) for name in ("given", "margins", "correct")
+            )
 
     @property
     def epochs(self) -> np.ndarray:
@@ -164,9 +173,18 @@ class TrainingDynamics(keras.callbacks.Callback):
     @property
     def confidence(self) -> np.ndarray:
         """Mean probability of the label, float32 `[samples]`; NaN for a sample never drawn."""
+        return self._mean(self._probabilities)
+
+    @property
+    def margin(self) -> np.ndarray:
+        """Mean lead of the label's logit, float32 `[samples]`; NaN for a sample never drawn."""
+        return self._mean(np.asarray(self._margins, "float64").reshape(-1, len(self.labels)))
+
+    def _mean(self, values: np.ndarray) -> np.ndarray:
+        """The mean of `[epochs, samples]` over the epochs that count."""
         with np.errstate(invalid="ignore"):
-            means = np.nansum(self._probabilities, 0) / self._epochs_of_rows
-            return means.astype("float32").reshape(self.shape)
+            means = np.nansum(values, 0) / self._epochs_of_rows
+        return means.astype("float32").reshape(self.shape)
 
     @property
     def variability(self) -> np.ndarray:
@@ -186,9 +204,21 @@ class TrainingDynamics(keras.callbacks.Callback):
             led = np.where(known, correct, led)
         return lost.reshape(self.shape)
 
-    def suspicious_labels(self) -> np.ndarray:
-        """Sample indices by confidence in the label, the lowest first; see `label_quality`."""
-        return label_quality.ranked(self.confidence)
+    def suspicious_labels(self, score: str = "confidence") -> np.ndarray:
+        """Sample indices by a score of the label, the lowest first; see `label_quality`.
+
+        Args:
+            score: `"confidence"` or `"margin"`.
+
+        Raises:
+            ValueError: for another score.
+        """
+        if score not in ("confidence", "margin"):
+            raise ValueError(
+                f"`score` must be a score of labels. Received: score={score!r}. Expected: "
+                "'confidence' or 'margin'."
+            )
+        return label_quality.ranked(getattr(self, score))
 
     def columns(self) -> dict[str, np.ndarray]:
         """The values of each sample, by name, for `pandas.DataFrame(dynamics.columns())`.
@@ -207,6 +237,7 @@ class TrainingDynamics(keras.callbacks.Callback):
             "sample_index": rows // positions,
             "label": self.labels,
             "confidence": self.confidence,
+            "margin": self.margin,
             "variability": self.variability,
             "forgotten": self.forgotten,
             "epochs": self.epochs,

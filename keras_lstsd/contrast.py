@@ -11,7 +11,7 @@ from keras_lstsd import checks, outputs, taps
 from keras_lstsd.class_tables import SamplesByClass
 from keras_lstsd.losses import SMALLEST
 from keras_lstsd.step import Step
-from keras_lstsd.tables import Table, clamp_index, counts
+from keras_lstsd.tables import Table, clamp_index, counts, padded
 from keras_lstsd.variables import add_state, from_all_replicas, gather
 
 EPSILON = 1e-7
@@ -154,6 +154,10 @@ class Contrast(keras.layers.Layer):
         seed = keras.initializers.Constant(random.randint(1, 10**9))
         contrast.seed = add_state(contrast, (), seed, "int32", "seed")
         return contrast
+
+    def bytes_for(self, model: Any) -> int:
+        """Memory of both memories for a model's samples."""
+        return 2 * padded(model.num_samples) * self.size * np.dtype("float32").itemsize
 
     def attach(self, model: Any) -> None:
         """Makes the memories for a model's samples."""

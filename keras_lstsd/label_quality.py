@@ -149,6 +149,31 @@ def of_labels(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(labels >= 0, found, np.nan).astype(values.dtype)
 
 
+def margins(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The lead of each label over the best other class.
+
+    `m_i = ln p(y_i) - max_(c != y_i) ln p(c)`, which is the difference of the logits. It is
+    negative where another class is more probable.
+
+    Args:
+        log_probs: log-probabilities or logits, float `[samples, classes]`, two classes at least.
+        labels: classes, int `[samples]`, -1 for a missing label.
+
+    Returns:
+        `[samples]` of the dtype of `log_probs`; NaN without a label.
+
+    Example:
+        >>> logits = np.array([[2.0, 0.5, -1.0], [2.0, 0.5, -1.0]])
+        >>> keras_lstsd.label_quality.margins(logits, np.array([0, 1]))     # [1.5, -1.5]
+
+    Source: Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin
+    Ranking", Eq. 1.
+    """
+    others = np.array(log_probs)
+    others[np.arange(len(labels)), np.maximum(labels, 0)] = -np.inf
+    return of_labels(log_probs, labels) - others.max(-1)
+
+
 def class_labels(
     y: Any, num_samples: int | None = None, num_classes: int | None = None
 ) -> np.ndarray:

@@ -322,7 +322,7 @@ def dynamics(model: Distillation, y: np.ndarray, folder: Path) -> list[keras.cal
 def detection(
     model: Distillation, x: Any, labels: np.ndarray, wrong: np.ndarray, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """How well a trained model finds wrong labels, by three rankings of the training samples.
+    """How well a trained model finds wrong labels, by four rankings of the training samples.
 
     Args:
         model: the trained model.
@@ -341,7 +341,9 @@ def detection(
     confidence = {"loss after training": probabilities[np.arange(len(labels)), labels]}
     if hasattr(model, "pending"):
         confidence["tables"] = label_confidence(model, labels)
-        confidence["all epochs"] = Dynamics.read(folder / "dynamics.csv")["confidence"]
+        record = Dynamics.read(folder / "dynamics.csv")
+        confidence["all epochs"] = record["confidence"]
+        confidence["margin, all epochs"] = record["margin"]
     return {
         ranking: {
             "auc": 100 * float(roc_auc_score(wrong, -values)),

@@ -12,7 +12,7 @@ from recipes.options import PUBLISH, REPORT
 from recipes.runs import MINI_GENERATION_EPOCHS, Dynamics, History, Results
 
 PUBLISHED = Path(__file__).parent / "results"
-RANKINGS = ("loss after training", "tables", "all epochs")
+RANKINGS = ("loss after training", "tables", "all epochs", "margin, all epochs")
 READING = (
     "`vanilla` is plain training. Difference: score of the method minus score of vanilla with the\n"
     "same seed, mean +- standard error."

@@ -10,6 +10,7 @@ from keras_lstsd.label_quality import (
     class_labels,
     disagreement,
     label_confidence,
+    margins,
     ranked,
 )
 from tests.models import wrapped
@@ -54,6 +55,13 @@ def test_tables_rank_labels_by_their_mean_prediction():
     np.testing.assert_array_equal(
         keras_lstsd.suspicious_labels(model, one_hot), np.argsort(expected)
     )
+
+
+def test_the_margin_is_the_lead_over_the_best_other_class():
+    logits = np.array([[2.0, 0.5, -1.0], [2.0, 0.5, -1.0], [0.0, 3.0, 4.0], [1.0, 2.0, 3.0]])
+    found = margins(logits, np.array([0, 1, 2, -1]))
+    np.testing.assert_array_equal(found, [1.5, -1.5, 1.0, np.nan])
+    assert logits[0, 0] == 2.0
 
 
 def test_teachers_disagree_by_total_variation():

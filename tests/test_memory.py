@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import DUPS, LSTSD, memory
+from keras_lstsd import CRD, DUPS, LSTSD, memory
+from keras_lstsd.contrast import Contrast
 
 X, Y = np.zeros((4, 2), "float32"), np.arange(4)
 
@@ -42,6 +43,24 @@ def test_a_table_of_classes_counts(monkeypatch):
         model(DUPS, classes=50).fit(X, Y, verbose=0)
     monkeypatch.setattr(memory, "available", lambda: 2 * 4 * 50**2)
     model(DUPS, classes=50).fit(X, Y, verbose=0)
+
+
+def test_memories_of_features_count(monkeypatch):
+    def network():
+        layers = [keras.layers.Dense(3), keras.layers.Dense(5)]
+        return keras.Sequential([keras.Input((2,)), *layers])
+
+    # Two memories of 999 samples and a spare row, as a multiple of 128.
+    needed = 2 * 8 * 128 * 128 * 4
+    made = CRD(network(), network(), contrast=Contrast(negatives=7), num_samples=999)
+    made.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    monkeypatch.setattr(memory, "available", lambda: needed - 1)
+    with pytest.raises(ValueError, match="tables of CRD do not fit"):
+        made.fit(X, Y, verbose=0)
+    monkeypatch.setattr(memory, "available", lambda: needed)
+    made.fit(X, Y, verbose=0)
+    memories = made.contrast.student_memory, made.contrast.teacher_memory
+    assert sum(table.mebibytes for table in memories) == needed / 2**20
 
 
 def test_a_device_that_does_not_say_how_much_it_has_is_not_checked(monkeypatch):

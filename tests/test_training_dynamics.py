@@ -46,6 +46,10 @@ def assert_of_formula(dynamics, p, labels=Y):
     correct = p.argmax(-1) == labels
     np.testing.assert_array_equal(dynamics.epochs, len(p))
     np.testing.assert_allclose(dynamics.confidence, given.mean(0), rtol=1e-5)
+    others = np.where(np.eye(CLASSES)[labels] > 0, 0, p).max(-1)
+    margin = np.log(given / others).mean(0)
+    np.testing.assert_allclose(dynamics.margin, margin, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(dynamics.suspicious_labels("margin"), np.argsort(margin))
     np.testing.assert_allclose(dynamics.variability, given.std(0), rtol=1e-3, atol=1e-6)
     forgotten = (correct[:-1] & ~correct[1:]).sum(0)
     np.testing.assert_array_equal(dynamics.forgotten, forgotten)
@@ -90,6 +94,7 @@ def test_a_sample_without_a_label_has_no_numbers():
     without = np.arange(SAMPLES) == 2
     np.testing.assert_array_equal(np.isnan(dynamics.confidence), without)
     np.testing.assert_array_equal(np.isnan(dynamics.variability), without)
+    np.testing.assert_array_equal(np.isnan(dynamics.margin), without)
     np.testing.assert_array_equal(dynamics.epochs == 0, without)
     assert dynamics.suspicious_labels()[-1] == 2
 
@@ -103,6 +108,7 @@ def test_a_sample_that_was_never_drawn_has_no_belief_and_comes_last():
     never = np.arange(SAMPLES) == 5
     columns = dynamics.columns()
     np.testing.assert_array_equal(np.isnan(dynamics.confidence), never)
+    np.testing.assert_array_equal(np.isnan(dynamics.margin), never)
     np.testing.assert_array_equal(columns["believed_class"] == -1, never)
     np.testing.assert_array_equal(np.isnan(columns["belief"]), never)
     np.testing.assert_array_equal(columns["epochs"] == 0, never)
@@ -194,7 +200,7 @@ def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         resumed(tmp_path, Fail())
     dynamics = resumed(tmp_path)
-    for name in ("confidence", "variability", "forgotten", "epochs"):
+    for name in ("confidence", "margin", "variability", "forgotten", "epochs"):
         np.testing.assert_array_equal(getattr(dynamics, name), getattr(whole, name))
 
 
@@ -209,7 +215,7 @@ def test_a_run_resumed_with_the_same_objects_ends_with_the_same_numbers(tmp_path
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, callbacks=callbacks, **options)
     assert model.fit(X, Y, callbacks=callbacks, **options).epoch == [2, 3, 4]
-    for name in ("confidence", "variability", "forgotten", "epochs"):
+    for name in ("confidence", "margin", "variability", "forgotten", "epochs"):
         np.testing.assert_array_equal(getattr(dynamics, name), getattr(whole, name))
 
 
@@ -269,6 +275,11 @@ def test_a_file_name_with_another_ending_is_rejected(tmp_path):
 def test_labels_of_another_training_set_are_rejected(y):
     with pytest.raises(ValueError, match=rf"Received: {len(y)} labels.*Expected: {SAMPLES}"):
         trained(keras_lstsd.TrainingDynamics(y))
+
+
+def test_an_unknown_score_is_rejected():
+    with pytest.raises(ValueError, match=r"score='loss'.*'confidence' or 'margin'"):
+        keras_lstsd.TrainingDynamics(Y).suspicious_labels("loss")
 
 
 def test_a_method_without_a_table_of_samples_is_rejected():

@@ -182,6 +182,7 @@ def test_detection_is_measured_against_the_wrong_labels(tmp_path):
         "loss after training": p[np.arange(12), labels],
         "tables": label_confidence(model, labels),
         "all epochs": callbacks[0].confidence,
+        "margin, all epochs": callbacks[0].margin,
     }
     found = runs.detection(model, x, labels, wrong, tmp_path)
     assert found.keys() == rankings.keys()

@@ -21,7 +21,8 @@ BERT needs the extra `text`. `--bert` is a folder with weights in the layout of 
 Google, or the name of a preset, which is downloaded. Without it, training starts from a small
 network with random weights (`--bert_size`). Its vocabulary has the word pieces of `--vocabulary`,
 or the words of the training sentences. Texts are tokenized once per task. Batches have texts of
-like lengths, or are padded to --sequence_length with --nodynamic_length.
+like lengths, or are padded to --sequence_length with --nodynamic_length. On a CPU that computes in
+bfloat16, TensorFlow is fastest with --mixed_precision --nojit_compile (recipes/results/cost.md).
 
 On 2 CPU cores with JAX, a run of 50 epochs of the CNN takes 20 to 24 s. Six methods, five seeds
 and the tasks RTE, MRPC and CoLA take 35 minutes. The convolutions take most of this time: 0.6

@@ -18,8 +18,10 @@ EPSILON = 1e-7
 
 
 def unit(features: Any) -> Any:
-    """Features of length 1, `[..., size]`."""
-    return ops.normalize(features, axis=-1, epsilon=EPSILON)
+    """Features of length 1, `[..., size]`; zeros stay zeros."""
+    # On JAX the gradient of `ops.normalize` is NaN at zeros.
+    squares = ops.sum(ops.square(features), axis=-1, keepdims=True)
+    return features * ops.rsqrt(ops.maximum(squares, EPSILON**2))
 
 
 class FeatureTable(Table):

@@ -36,6 +36,16 @@ def test_negatives_are_all_other_samples_with_equal_chances():
         assert ((others - expected) ** 2 / expected).sum() < 50
 
 
+def test_features_of_zeros_train_on():
+    """The biases are zero at first, so the vectors of the contrast are zeros, too."""
+    model = compiled(made())
+    model.fit(np.zeros_like(X), Y, epochs=2, batch_size=SAMPLES, verbose=0)
+    memory = numpy(model.contrast.student_memory.rows)[:SAMPLES]
+    assert np.isfinite(memory).all()
+    for weight in model.student.get_weights():
+        assert np.isfinite(weight).all()
+
+
 def test_the_hash_of_a_step_is_that_of_the_order_of_samples():
     words = 1_999_999_999, np.arange(-2, 3)[:, None], np.arange(7)
     with np.errstate(over="ignore"):

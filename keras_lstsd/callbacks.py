@@ -173,26 +173,28 @@ class TrainingDynamics(keras.callbacks.Callback):
     @property
     def confidence(self) -> np.ndarray:
         """Mean probability of the label, float32 `[samples]`; NaN for a sample never drawn."""
-        return self._mean(self._probabilities)
+        return self._of_samples(self._mean(self._probabilities))
 
     @property
     def margin(self) -> np.ndarray:
         """Mean lead of the label's logit, float32 `[samples]`; NaN for a sample never drawn."""
-        return self._mean(np.asarray(self._margins, "float64").reshape(-1, len(self.labels)))
-
-    def _mean(self, values: np.ndarray) -> np.ndarray:
-        """The mean of `[epochs, samples]` over the epochs that count."""
-        with np.errstate(invalid="ignore"):
-            means = np.nansum(values, 0) / self._epochs_of_rows
-        return means.astype("float32").reshape(self.shape)
+        margins = np.asarray(self._margins, "float64").reshape(-1, len(self.labels))
+        return self._of_samples(self._mean(margins))
 
     @property
     def variability(self) -> np.ndarray:
         """Standard deviation of that probability over the epochs, float32 `[samples]`."""
+        deviations = self._probabilities - self._mean(self._probabilities)
+        return self._of_samples(np.sqrt(self._mean(deviations**2)))
+
+    def _mean(self, values: np.ndarray) -> np.ndarray:
+        """The mean of float64 `[epochs, samples]` over the epochs that count."""
         with np.errstate(invalid="ignore"):
-            means = np.nansum(self._probabilities, 0) / self._epochs_of_rows
-            squares = np.nansum((self._probabilities - means) ** 2, 0) / self._epochs_of_rows
-            return np.sqrt(squares).astype("float32").reshape(self.shape)
+            return np.nansum(values, 0) / self._epochs_of_rows
+
+    def _of_samples(self, values: np.ndarray) -> np.ndarray:
+        """Values of the rows in the shape of the labels, float32."""
+        return values.astype("float32").reshape(self.shape)
 
     @property
     def forgotten(self) -> np.ndarray:

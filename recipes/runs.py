@@ -322,7 +322,7 @@ def dynamics(model: Distillation, y: np.ndarray, folder: Path) -> list[keras.cal
 def detection(
     model: Distillation, x: Any, labels: np.ndarray, wrong: np.ndarray, folder: Path
 ) -> dict[str, dict[str, float]]:
-    """How well a trained model finds wrong labels, by four rankings of the training samples.
+    """How well a trained model finds wrong labels, by several rankings of the training samples.
 
     Args:
         model: the trained model.
@@ -338,18 +338,18 @@ def detection(
 
     probabilities = keras.ops.softmax(model.logits_of(model.predict(x, 500, verbose=0)))
     probabilities = keras.ops.convert_to_numpy(probabilities)
-    confidence = {"loss after training": probabilities[np.arange(len(labels)), labels]}
+    scores = {"loss after training": probabilities[np.arange(len(labels)), labels]}
     if hasattr(model, "pending"):
-        confidence["tables"] = label_confidence(model, labels)
+        scores["tables"] = label_confidence(model, labels)
         record = Dynamics.read(folder / "dynamics.csv")
-        confidence["all epochs"] = record["confidence"]
-        confidence["margin, all epochs"] = record["margin"]
+        scores["all epochs"] = record["confidence"]
+        scores["margin, all epochs"] = record["margin"]
     return {
         ranking: {
             "auc": 100 * float(roc_auc_score(wrong, -values)),
             "precision": 100 * float(wrong[ranked(values)][: wrong.sum()].mean()),
         }
-        for ranking, values in confidence.items()
+        for ranking, values in scores.items()
     }
 
 

@@ -84,13 +84,12 @@ def lstm(
 
 
 class ResetStates(keras.callbacks.Callback):
-    """Clears the states that a network keeps between batches before each pass over a text.
+    """Clears the states of a network before each pass over a text.
 
-    Layers inside other layers are cleared too.
+    The callback clears all layers that keep states between batches, nested layers included.
 
     Example:
-        >>> text = np.arange(1401) % 50
-        >>> x, y, _ = keras_lstsd.data.ptb.streams(text, batch_size=20, length=35)
+        >>> x, y, _ = keras_lstsd.data.ptb.streams(np.arange(1401) % 50, batch_size=20, length=35)
         >>> student = keras_lstsd.backbones.lstm(50, batch_size=20, length=35)
         >>> model = keras_lstsd.DUPS(student)
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -2,9 +2,11 @@
 
 from keras_lstsd import (
     backbones,
+    columns,
     contrast,
     data,
     generations,
+    label_issues,
     label_quality,
     losses,
     report,
@@ -15,8 +17,9 @@ from keras_lstsd import (
     teachers,
     top_k,
 )
-from keras_lstsd.callbacks import RotateTeachers, TrainingDynamics
+from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.distillation import Distillation
+from keras_lstsd.label_issues import find_label_issues
 from keras_lstsd.label_quality import suspicious_labels
 from keras_lstsd.methods import (
     CRD,
@@ -38,6 +41,7 @@ from keras_lstsd.methods import (
 )
 from keras_lstsd.sharding import shard_tables
 from keras_lstsd.step import Guidance, Step
+from keras_lstsd.training_dynamics import TrainingDynamics
 
 __all__ = [
     "CRD",
@@ -62,9 +66,12 @@ __all__ = [
     "TolerantTeacher",
     "TrainingDynamics",
     "backbones",
+    "columns",
     "contrast",
     "data",
+    "find_label_issues",
     "generations",
+    "label_issues",
     "label_quality",
     "losses",
     "report",

@@ -85,13 +85,17 @@ def label_confidence(model: "Distillation", y: Any) -> np.ndarray:
     Example:
         >>> keras_lstsd.label_quality.label_confidence(model, y_train)     # [0.98, 0.03, ...]
     """
+    return _by_position(model, of_labels(*labelled_beliefs(model, y)))
+
+
+def labelled_beliefs(model: "Distillation", y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`beliefs`, `[rows, classes]`, and labels, int64 `[rows]`, with a row for each position."""
     believed = beliefs(model).reshape(model.num_rows, model.num_classes)
     if model.positions.axes:
         y = np.asarray(y)
         one_hot = y.shape[1:] == (*model.positions.axes, model.student_units)
         y = y.reshape(-1, y.shape[-1]) if one_hot else y.reshape(-1)
-    labels = class_labels(y, model.num_rows, model.num_classes)
-    return _by_position(model, of_labels(believed, labels))
+    return believed, class_labels(y, model.num_rows, model.num_classes)
 
 
 def disagreement(model: "Distillation") -> np.ndarray:
@@ -169,9 +173,31 @@ def margins(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Source: Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin
     Ranking", Eq. 1.
     """
-    others = np.array(log_probs)
-    others[np.arange(len(labels)), np.maximum(labels, 0)] = -np.inf
-    return of_labels(log_probs, labels) - others.max(-1)
+    others = best_others(log_probs, labels)
+    return of_labels(log_probs, labels) - of_labels(log_probs, others)
+
+
+def best_others(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The class of the largest value that is not the label, int64 `[samples]`.
+
+    Args:
+        values: probabilities or logits, float `[samples, classes]`.
+        labels: classes, int `[samples]`, -1 for a missing label.
+
+    Example:
+        >>> probabilities = np.array([[0.7, 0.2, 0.1]] * 2)
+        >>> keras_lstsd.label_quality.best_others(probabilities, np.array([0, 2]))     # [1, 0]
+    """
+    others = np.array(values)
+    others[np.arange(len(labels)), labels] = np.where(labels >= 0, -np.inf, others[:, -1])
+    return others.argmax(-1)
+
+
+def known_mean(values: Any) -> np.ndarray:
+    """The mean over the first axis of what is not NaN, float64; NaN where nothing is known."""
+    values = np.asarray(values, "float64")
+    with np.errstate(invalid="ignore"):
+        return np.nansum(values, 0) / np.isfinite(values).sum(0)
 
 
 def class_labels(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lstsd.label_issues import confused_classes, issues_by_class
 from keras_lstsd.label_quality import ranked
 from keras_lstsd.saving import replacing
 from keras_lstsd.statistics import paired_difference, spread
@@ -58,7 +59,7 @@ def write(
     class_names: Sequence[str] | None = None,
     count: int = 24,
 ) -> None:
-    """Writes an HTML page with scores, learning curves, a data map and suspicious labels.
+    """Writes an HTML page with scores, learning curves, a data map and label issues.
 
     Each part is optional and appears for the arguments that are given. The page contains its
     images and its style, and loads nothing from the network. Its layout fits phones.
@@ -80,11 +81,12 @@ def write(
         mini_generation_epochs: epochs of a mini-generation; dotted lines mark the boundaries of
             mini-generations.
         columns: arrays `[samples]` by name, from `TrainingDynamics.columns()` or from the table
-            that it writes. The page shows a data map and the samples with the lowest confidence.
+            that it writes (`keras_lstsd.columns.read`). The page shows a data map, the label issues
+            of each class, the classes that are confused, and the most suspicious samples.
         samples: all training samples in the order of their index: images `[samples, height,
             width, channels]` (uint8, or floats in any range) or texts. The gallery shows them.
         class_names: the names of the classes, in the order of their numbers.
-        count: the number of samples in the gallery.
+        count: the number of samples in the gallery, and of rows in the tables of classes.
 
     Raises:
         ValueError: without any content, and for `samples` of another length than `columns`.
@@ -105,13 +107,16 @@ def write(
     if histories:
         sections.append(_curves(histories, mini_generation_epochs))
     if columns is not None:
-        if samples is not None and len(samples) != len(columns["label"]):
+        if samples is not None and len(samples) != len(columns["given_label"]):
             raise ValueError(
                 "`samples` must have one entry per row of `columns`. "
-                f"Received: {len(samples)} samples for {len(columns['label'])} rows. Expected: "
-                "all training samples in the order of their index, as in `samples=x_train`."
+                f"Received: {len(samples)} samples for {len(columns['given_label'])} rows. "
+                "Expected: all training samples in the order of their index, as in "
+                "`samples=x_train`."
             )
-        sections += [_data_map(columns), _gallery(columns, samples, class_names, count)]
+        sections.append(_data_map(columns))
+        sections.append(_issues(columns, class_names, count))
+        sections.append(_gallery(columns, samples, class_names, count))
     if not sections:
         raise ValueError(
             "The report has no content. Received: neither scores nor histories nor columns. "
@@ -130,7 +135,7 @@ def write(
 
 
 def _class_name(number: Any, names: Sequence[str] | None) -> str:
-    return html.escape(str(int(number) if names is None else names[int(number)]))
+    return str(int(number) if names is None else names[int(number)])
 
 
 def _figure(width: float = 4.4, height: float = 3.1) -> tuple[Any, Any]:
@@ -277,30 +282,55 @@ def _data_map(columns: Mapping[str, np.ndarray]) -> str:
     return _section("Data map", text, _plot(figure, "Data map: confidence against variability"))
 
 
+def _issues(columns: Mapping[str, np.ndarray], names: Sequence[str] | None, count: int) -> str:
+    by_class, confused = issues_by_class(columns), confused_classes(columns)
+    classes = [
+        [_class_name(given, names), f"{labels:,}", f"{issues:,}", f"{share:.1%}"]
+        for given, labels, issues, share in zip(*by_class.values(), strict=True)
+    ]
+    pairs = [
+        [_class_name(given, names), _class_name(predicted, names), f"{issues:,}"]
+        for given, predicted, issues in zip(*confused.values(), strict=True)
+    ]
+    total, found = sum(by_class["labels"]), sum(by_class["issues"])
+    text = (
+        f"{found:,} of {total:,} labels ({found / max(total, 1):.1%}) are probably wrong: another "
+        "class led in the mean over the epochs. Left: the classes with the largest share of such "
+        "labels. Right: labels and the classes that led, the most frequent pairs."
+    )
+    return _section(
+        "Label issues",
+        text,
+        _table(["label", "samples", "issues", "share"], classes[:count]),
+        _table(["label", "suggested", "samples"], pairs[:count]),
+    )
+
+
 def _gallery(
     columns: Mapping[str, np.ndarray], samples: Any, names: Sequence[str] | None, count: int
 ) -> str:
-    confidence = np.asarray(columns["confidence"], "float64")
-    order = ranked(confidence)
+    order = ranked(columns["label_score"])
     texts = samples is not None and isinstance(samples[0], str)
     cards = []
     for number in order[:count]:
-        label = _class_name(columns["label"][number], names)
-        believed = _class_name(columns["believed_class"][number], names)
+        label, predicted = (
+            html.escape(_class_name(columns[name][number], names))
+            for name in ("given_label", "predicted_label")
+        )
         content = ""
         if texts:
             content = f"<blockquote>{html.escape(samples[number])}</blockquote>"
         elif samples is not None:
             content = _image(_png(samples[number]), "png", f"sample {number}") + "<br>"
         cards.append(
-            f"<figure>{content}sample {number}<br>label: <b>{label}</b>, mean probability "
-            f"{confidence[number]:.0%}<br>teachers: <b>{believed}</b>, "
-            f"{float(columns['belief'][number]):.0%}</figure>"
+            f"<figure>{content}sample {number}<br>label: <b>{label}</b>, "
+            f"{float(columns['confidence'][number]):.0%}<br>suggested: <b>{predicted}</b>, "
+            f"{float(columns['predicted_probability'][number]):.0%}</figure>"
         )
     text = (
-        "Training samples in ascending order of confidence: the mean probability of the label "
-        "over the epochs. Teachers: the class with the highest probability in the teachers' "
-        "predictions after the last epoch, and its probability."
+        "Training samples in ascending order of the label's mean margin over the epochs. With each "
+        "label stands its mean probability. Where no other class led in the mean, the suggested "
+        "label is the given one."
     )
     layout = "samples texts" if texts else "samples"
     return _section("Suspicious labels", text, *cards, layout=layout)

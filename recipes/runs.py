@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstsd import Distillation, TrainingDynamics, generations, saving
+from keras_lstsd import Distillation, TrainingDynamics, columns, generations, saving
 from keras_lstsd.label_quality import label_confidence, ranked
 from keras_lstsd.schedules import CyclicCosine
 from recipes.machine import environment
@@ -307,12 +307,6 @@ class Dynamics(TrainingDynamics):
     def on_train_end(self, logs=None):
         self.save(self.path.with_suffix(".csv"))
 
-    @staticmethod
-    def read(path: Path) -> dict[str, np.ndarray]:
-        """The stored columns."""
-        table = np.genfromtxt(path, delimiter=",", names=True)
-        return {name: table[name] for name in table.dtype.names}
-
 
 def dynamics(model: Distillation, y: np.ndarray, folder: Path) -> list[keras.callbacks.Callback]:
     """The callback that records each sample, for methods with a memory per sample."""
@@ -341,7 +335,7 @@ def detection(
     scores = {"loss after training": probabilities[np.arange(len(labels)), labels]}
     if hasattr(model, "pending"):
         scores["tables"] = label_confidence(model, labels)
-        record = Dynamics.read(folder / "dynamics.csv")
+        record = columns.read(folder / "dynamics.csv")
         scores["all epochs"] = record["confidence"]
         scores["margin, all epochs"] = record["margin"]
     return {

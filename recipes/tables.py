@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_lstsd import report, saving
+from keras_lstsd import columns, report, saving
 from keras_lstsd.statistics import paired_difference, spread
 from recipes.machine import command, short
 from recipes.options import PUBLISH, REPORT
-from recipes.runs import MINI_GENERATION_EPOCHS, Dynamics, History, Results
+from recipes.runs import MINI_GENERATION_EPOCHS, History, Results
 
 PUBLISHED = Path(__file__).parent / "results"
 RANKINGS = ("loss after training", "tables", "all epochs", "margin, all epochs")
@@ -194,7 +194,7 @@ def write_report(
     if not REPORT.value:
         return
     scores = {method: results.scores(method=method, **name) for method in methods}
-    histories, columns = {}, None
+    histories, of_samples = {}, None
     for method, by_seed in scores.items():
         for seed in sorted(by_seed, reverse=True):
             # The order of the keys is that of the runs: the seed is last.
@@ -202,7 +202,7 @@ def write_report(
             if (folder / "history.csv").exists():
                 histories.setdefault(method, []).append(History.read(folder / "history.csv"))
             if (folder / "dynamics.csv").exists():
-                columns = Dynamics.read(folder / "dynamics.csv")
+                of_samples = columns.read(folder / "dynamics.csv")
     path = results.path.with_name("-".join(["report", *name.values()]) + ".html")
     report.write(
         path,
@@ -211,7 +211,7 @@ def write_report(
         paper=paper,
         histories=histories,
         mini_generation_epochs=MINI_GENERATION_EPOCHS,
-        columns=columns,
+        columns=of_samples,
         samples=samples,
         class_names=class_names,
     )

@@ -23,12 +23,14 @@ HISTORY = {
 }
 SAMPLES = 6
 COLUMNS = {
-    "label": np.array([0, 1, 2, 0, 1, 2]),
+    "is_label_issue": np.array([False, True, False, False, True, False]),
+    "label_score": np.array([0.9, 0.1, 0.8, np.nan, 0.05, 0.5]),
+    "given_label": np.array([0, 1, 2, 0, 1, 2]),
+    "predicted_label": np.array([0, 2, 2, -1, 0, 2]),
+    "predicted_probability": np.array([0.95, 0.7, 0.8, np.nan, 0.85, 0.6]),
     "confidence": np.array([0.9, 0.1, 0.8, np.nan, 0.05, 0.5]),
     "variability": np.array([0.1, 0.2, 0.1, np.nan, 0.0, 0.3]),
     "forgotten": np.array([0, 1, 0, 0, 0, 4]),
-    "believed_class": np.array([0, 2, 2, 0, 0, 2]),
-    "belief": np.array([0.95, 0.7, 0.8, np.nan, 0.85, 0.6]),
 }
 IMAGES = np.random.default_rng(0).integers(0, 256, (SAMPLES, 4, 5, 3), np.uint8)
 ALL = {
@@ -78,18 +80,31 @@ def test_each_value_has_one_plot_with_its_validation_curve(tmp_path):
     ]
 
 
-def test_gallery_shows_lowest_confidence_first(tmp_path):
+def test_gallery_shows_the_lowest_score_first(tmp_path):
     text = page(tmp_path, columns=COLUMNS, class_names=ALL["class_names"], samples=IMAGES, count=3)
-    cards = re.findall(r"sample (\d+)<br>label: <b>(.*?)</b>, mean probability (\S+)<br>", text)
+    cards = re.findall(r"sample (\d+)<br>label: <b>(.*?)</b>, (\S+)<br>", text)
     assert cards == [
         ("4", "dog &amp; bone", "5%"),
         ("1", "dog &amp; bone", "10%"),
         ("5", "&lt;b&gt;bird&lt;/b&gt;", "50%"),
     ]
-    assert re.findall(r"teachers: <b>(.*?)</b>, (\S+)</figure>", text) == [
+    assert re.findall(r"suggested: <b>(.*?)</b>, (\S+)</figure>", text) == [
         ("cat", "85%"),
         ("&lt;b&gt;bird&lt;/b&gt;", "70%"),
         ("&lt;b&gt;bird&lt;/b&gt;", "60%"),
+    ]
+
+
+def test_tables_count_the_issues_of_each_class_and_pair(tmp_path):
+    text = page(tmp_path, columns=COLUMNS, class_names=ALL["class_names"])
+    assert "2 of 5 labels (40.0%) are probably wrong" in text
+    rows = re.findall(r"<tr><td>(.*?)</td></tr>", text)
+    assert [row.split("</td><td>") for row in rows] == [
+        ["dog &amp; bone", "2", "2", "100.0%"],
+        ["cat", "1", "0", "0.0%"],
+        ["&lt;b&gt;bird&lt;/b&gt;", "2", "0", "0.0%"],
+        ["dog &amp; bone", "cat", "1"],
+        ["dog &amp; bone", "&lt;b&gt;bird&lt;/b&gt;", "1"],
     ]
 
 

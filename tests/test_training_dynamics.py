@@ -1,7 +1,5 @@
 """`TrainingDynamics`: a record of each sample over the epochs."""
 
-import csv
-
 import keras
 import numpy as np
 import pytest
@@ -43,6 +41,7 @@ def assert_of_formula(dynamics, p, labels=Y):
     """The numbers are those of these epochs' predictions."""
     p = np.stack(p)
     given = p[:, np.arange(SAMPLES), labels]
+    rows = np.arange(SAMPLES)
     correct = p.argmax(-1) == labels
     np.testing.assert_array_equal(dynamics.epochs, len(p))
     np.testing.assert_allclose(dynamics.confidence, given.mean(0), rtol=1e-5)
@@ -50,6 +49,17 @@ def assert_of_formula(dynamics, p, labels=Y):
     margin = np.log(given / others).mean(0)
     np.testing.assert_allclose(dynamics.margin, margin, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(dynamics.suspicious_labels("margin"), np.argsort(margin))
+    # With three classes, the label, the best other class and the rest are all of them.
+    np.testing.assert_allclose(dynamics.probabilities, p.mean(0), rtol=1e-4, atol=1e-6)
+    issues = dynamics.find_label_issues()
+    np.testing.assert_array_equal(issues["is_label_issue"], margin < 0)
+    np.testing.assert_allclose(issues["label_score"], 1 / (1 + np.exp(-margin)), rtol=1e-4)
+    other = np.where(np.eye(CLASSES)[labels] > 0, -1, p.mean(0)).argmax(-1)
+    predicted = np.where(margin < 0, other, labels)
+    np.testing.assert_array_equal(issues["predicted_label"], predicted)
+    np.testing.assert_allclose(
+        issues["predicted_probability"], p.mean(0)[rows, predicted], rtol=1e-4, atol=1e-6
+    )
     np.testing.assert_allclose(dynamics.variability, given.std(0), rtol=1e-3, atol=1e-6)
     forgotten = (correct[:-1] & ~correct[1:]).sum(0)
     np.testing.assert_array_equal(dynamics.forgotten, forgotten)
@@ -99,7 +109,7 @@ def test_a_sample_without_a_label_has_no_numbers():
     assert dynamics.suspicious_labels()[-1] == 2
 
 
-def test_a_sample_that_was_never_drawn_has_no_belief_and_comes_last():
+def test_a_sample_that_was_never_drawn_has_no_issue_and_comes_last():
     model, dynamics = fresh(), keras_lstsd.TrainingDynamics(Y)
     drawn = np.delete(np.arange(SAMPLES), 5)
     model.fit(
@@ -109,19 +119,20 @@ def test_a_sample_that_was_never_drawn_has_no_belief_and_comes_last():
     columns = dynamics.columns()
     np.testing.assert_array_equal(np.isnan(dynamics.confidence), never)
     np.testing.assert_array_equal(np.isnan(dynamics.margin), never)
-    np.testing.assert_array_equal(columns["believed_class"] == -1, never)
-    np.testing.assert_array_equal(np.isnan(columns["belief"]), never)
+    np.testing.assert_array_equal(columns["predicted_label"] == -1, never)
+    np.testing.assert_array_equal(np.isnan(columns["predicted_probability"]), never)
+    np.testing.assert_array_equal(np.isnan(columns["label_score"]), never)
+    np.testing.assert_array_equal(np.isnan(dynamics.probabilities).all(-1), never)
     np.testing.assert_array_equal(columns["epochs"] == 0, never)
     assert dynamics.suspicious_labels()[-1] == 5
 
 
-def test_held_out_samples_have_no_believed_class(tmp_path):
+def test_held_out_samples_have_no_predicted_label(tmp_path):
     model, dynamics = fresh(), keras_lstsd.TrainingDynamics(Y)
     model.fit(X, Y, epochs=2, validation_split=0.3, verbose=0, callbacks=[dynamics])
     dynamics.save(tmp_path / "dynamics.csv")
-    with (tmp_path / "dynamics.csv").open(newline="") as file:
-        believed = [int(row["believed_class"]) for row in csv.DictReader(file)]
-    np.testing.assert_array_equal(np.greater_equal(believed, 0), np.arange(SAMPLES) < 6)
+    predicted = keras_lstsd.columns.read(tmp_path / "dynamics.csv")["predicted_label"]
+    np.testing.assert_array_equal(predicted >= 0, np.arange(SAMPLES) < 6)
 
 
 # === Several calls of fit, and weights that are rolled back ===
@@ -194,14 +205,21 @@ def resumed(folder, *callbacks):
     return dynamics
 
 
+def assert_equal(dynamics, whole):
+    """All numbers are the same, bit for bit."""
+    expected = whole.columns()
+    for name, column in dynamics.columns().items():
+        np.testing.assert_array_equal(column, expected[name])
+    np.testing.assert_array_equal(dynamics.probabilities, whole.probabilities)
+
+
 def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path):
     whole = keras_lstsd.TrainingDynamics(Y)
     trained(whole)
     with pytest.raises(KeyboardInterrupt):
         resumed(tmp_path, Fail())
     dynamics = resumed(tmp_path)
-    for name in ("confidence", "margin", "variability", "forgotten", "epochs"):
-        np.testing.assert_array_equal(getattr(dynamics, name), getattr(whole, name))
+    assert_equal(dynamics, whole)
 
 
 def test_a_run_resumed_with_the_same_objects_ends_with_the_same_numbers(tmp_path):
@@ -215,8 +233,7 @@ def test_a_run_resumed_with_the_same_objects_ends_with_the_same_numbers(tmp_path
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, callbacks=callbacks, **options)
     assert model.fit(X, Y, callbacks=callbacks, **options).epoch == [2, 3, 4]
-    for name in ("confidence", "margin", "variability", "forgotten", "epochs"):
-        np.testing.assert_array_equal(getattr(dynamics, name), getattr(whole, name))
+    assert_equal(dynamics, whole)
 
 
 def test_another_run_starts_the_stored_file_again(tmp_path):
@@ -236,36 +253,28 @@ def test_a_stored_file_of_other_labels_is_rejected(tmp_path):
         trained(keras_lstsd.TrainingDynamics(np.roll(Y, 1), path=path), epochs=1)
 
 
+def test_a_stored_file_of_an_earlier_version_is_rejected(tmp_path):
+    path = tmp_path / "dynamics.npz"
+    np.savez(path, labels=Y, epochs=[0], given=np.ones((1, SAMPLES)))
+    with pytest.raises(ValueError, match=r"an earlier version.*'given'.*remove the file"):
+        trained(keras_lstsd.TrainingDynamics(Y, path=path), epochs=1)
+
+
 # === Written as a table ===
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_has_the_columns(suffix, tmp_path):
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
-    dynamics, path = keras_lstsd.TrainingDynamics(Y), tmp_path / f"dynamics{suffix}"
-    trained(dynamics)
-    dynamics.save(path)
-    if suffix == ".csv":
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        table = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    else:
-        import pyarrow.parquet
-
-        table = {k: np.array(v) for k, v in pyarrow.parquet.read_table(path).to_pydict().items()}
-    columns = dynamics.columns()
-    assert list(table) == list(columns)
-    assert {"label", "confidence", "variability", "forgotten", "disagreement"} <= columns.keys()
-    for name, column in columns.items():
-        np.testing.assert_allclose(table[name], column, rtol=1e-6)
-
-
-def test_a_file_name_with_another_ending_is_rejected(tmp_path):
+def test_the_columns_are_saved(tmp_path):
     dynamics = keras_lstsd.TrainingDynamics(Y)
-    trained(dynamics, epochs=1)
-    with pytest.raises(ValueError, match=r"table\.xls.*\.csv or \.parquet"):
-        dynamics.save(tmp_path / "table.xls")
+    model, _ = trained(dynamics)
+    dynamics.save(tmp_path / "dynamics.csv")
+    table, columns = keras_lstsd.columns.read(tmp_path / "dynamics.csv"), dynamics.columns()
+    assert list(table) == list(columns)
+    for name in ("confidence", "margin", "variability", "forgotten", "epochs"):
+        np.testing.assert_allclose(table[name], getattr(dynamics, name), rtol=1e-6)
+    disagreement = keras_lstsd.label_quality.disagreement(model)
+    np.testing.assert_allclose(table["disagreement"], disagreement, rtol=1e-6)
+    for name, column in dynamics.find_label_issues().items():
+        np.testing.assert_allclose(table[name], column, rtol=1e-6)
 
 
 # === What cannot be followed ===

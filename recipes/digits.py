@@ -22,6 +22,7 @@ from absl import app, flags
 from keras_lstsd.data import digits, label_noise
 from recipes import metrics, options, runs, tables
 from recipes.methods import METHODS
+from recipes.networks import perceptron
 
 BATCH_SIZE = 64
 # Of the two hidden layers of the network that teaches KD, RCO and ProKT.
@@ -42,23 +43,6 @@ OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "results/digits", "Folder of the results; the same folder resumes."
 )
 SMOKE = flags.DEFINE_bool("smoke", False, "Two seeds and three epochs, to test the recipe.")
-
-
-def student(units: int = 256, noise: bool = False) -> keras.Model:
-    """A perceptron with two hidden layers."""
-    on_images = [keras.layers.GaussianNoise(0.15)] if noise else []
-    on_features = [keras.layers.Dropout(0.5)] if noise else []
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            *on_images,
-            keras.layers.Dense(units, activation="relu"),
-            keras.layers.Dense(units, activation="relu"),
-            *on_features,
-            keras.layers.Dense(digits.NUM_CLASSES, activation="softmax"),
-        ]
-    )
 
 
 def train(
@@ -108,13 +92,13 @@ def train(
         method,
         folder.parent,
         run["seed"],
-        lambda: compiled(plain.wrap(student(TEACHER_UNITS), len(x_train)), plain),
+        lambda: compiled(plain.wrap(perceptron(TEACHER_UNITS), len(x_train)), plain),
         fit,
     )
     # A method with a teacher starts from the weights of one without.
     keras.utils.set_random_seed(run["seed"])
     model = method.wrap(
-        student(noise=noise), len(x_train), teacher=teacher, **method.settings(epochs)
+        perceptron(noise=noise), len(x_train), teacher=teacher, **method.settings(epochs)
     )
     compiled(model, method)
     fit(model, [*runs.dynamics(model, y, folder), *callbacks])

@@ -1,4 +1,4 @@
-"""Networks for CIFAR-100 by name, with the settings of their papers."""
+"""Networks for CIFAR-100 by name, with the settings of their papers; and one for digits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from functools import partial
 import keras
 
 from keras_lstsd import backbones
+from keras_lstsd.data import digits
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,20 @@ PAIRS = (
     ("resnet32x4", "shufflenet_v2"),
     ("wrn_40_2", "shufflenet_v1"),
 )
+
+
+def perceptron(units: int = 256, noise: bool = False) -> keras.Model:
+    """A perceptron with two hidden layers, for the 8x8 digits."""
+    on_images = [keras.layers.GaussianNoise(0.15)] if noise else []
+    on_features = [keras.layers.Dropout(0.5)] if noise else []
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            *on_images,
+            keras.layers.Dense(units, activation="relu"),
+            keras.layers.Dense(units, activation="relu"),
+            *on_features,
+            keras.layers.Dense(digits.NUM_CLASSES, activation="softmax"),
+        ]
+    )

@@ -48,6 +48,8 @@ FOLDS = 5
 # Of the predictions after a training and of those of cross-validation.
 CLEANLAB = ("self_confidence", "normalized_margin")
 RANKINGS = ("loss", "confidence", "margin", *(f"cleanlab {name}" for name in CLEANLAB))
+# The loss is the negative logarithm of that confidence after the training.
+SAME = "cleanlab self_confidence"
 READING = """
 Means over the seeds +- standard deviation, in %. ROC AUC: how often a wrong label ranks before a
 correct one; difference: to cleanlab's self_confidence on five folds, +- standard error. Precision:
@@ -173,6 +175,7 @@ def train(run: dict, folder: Path, callbacks: list, task: Task) -> dict:
         outcome = {"trained": task.test_score(model)}
         scores = {"loss": after[everything, labels], "confidence": dynamics.confidence}
         scores |= {"margin": dynamics.margin} | of_cleanlab(after, labels)
+        del scores[SAME]
         sets, suggested = {"find_label_issues": issues["is_label_issue"]}, issues["predicted_label"]
         predicted = after
     from cleanlab.filter import find_label_issues as cleanlab_issues
@@ -294,7 +297,7 @@ def tables_of(results: runs.Results, cell: dict, methods: list[str]) -> list[str
                 of_seeds(results, cell, method, "rankings", ranking, figure)
                 for figure in ("auc", "precision")
             ]
-            baseline = of_seeds(results, cell, "cross_validation", "rankings", RANKINGS[-2], "auc")
+            baseline = of_seeds(results, cell, "cross_validation", "rankings", SAME, "auc")
             if values[0]:
                 auc, precision = (spread([*of_seed.values()]) for of_seed in values)
                 difference = paired_difference(values[0], baseline)

@@ -95,7 +95,7 @@ def test_digits(tmp_path):
     page = (tmp_path / "digits-smoke/report.html").read_text()
     assert "Digits, 40% wrong labels" in page
     assert 'alt="Loss over the epochs"' in page
-    assert page.count("teachers: <b>") == page.count("data:image/png") == 24
+    assert page.count("suggested: <b>") == page.count("data:image/png") == 24
     table = (tmp_path / "digits-smoke/table.md").read_text()
     assert table.startswith(
         "```bash\npython -m recipes.digits --smoke --report --output_dir=digits\n"

@@ -21,7 +21,8 @@ def write(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
         ImportError: for Parquet without pyarrow.
 
     Example:
-        >>> keras_lstsd.columns.write("issues.csv", dynamics.find_label_issues())
+        >>> issues = keras_lstsd.find_label_issues(model, y_train)
+        >>> keras_lstsd.columns.write("issues.csv", issues)
     """
     path = Path(path)
     if path.suffix == ".csv":
@@ -52,7 +53,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the columns of a CSV file that `write` wrote: integers, floats, bools or strings.
 
     Example:
-        >>> keras_lstsd.columns.read("issues.csv")["is_label_issue"]     # [False, True, ...]
+        >>> keras_lstsd.columns.write("issues.csv", {"is_label_issue": [False, True]})
+        >>> keras_lstsd.columns.read("issues.csv")["is_label_issue"]     # [False, True]
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         names, *rows = csv.reader(file)

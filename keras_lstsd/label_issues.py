@@ -51,7 +51,7 @@ def find_label_issues(predictions: "Distillation | np.ndarray", y: Any) -> dict[
     Example:
         >>> issues = keras_lstsd.find_label_issues(model, y_train)
         >>> keep = ~issues["is_label_issue"]
-        >>> student.fit(x_train[keep], y_train[keep])
+        >>> x_clean, y_clean = x_train[keep], y_train[keep]     # train again on these
 
     Source: mean margins, Pleiss et al. 2020 ("AUM"). The names of the columns are those of
     cleanlab (Northcutt et al. 2021).
@@ -124,6 +124,7 @@ def issues_by_class(issues: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         label), `issues` and `share`.
 
     Example:
+        >>> issues = keras_lstsd.find_label_issues(model, y_train)
         >>> keras_lstsd.label_issues.issues_by_class(issues)["share"]     # [0.31, 0.2, ...]
     """
     known = ~np.isnan(issues["label_score"])
@@ -148,8 +149,9 @@ def confused_classes(issues: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         `issues`.
 
     Example:
+        >>> issues = keras_lstsd.find_label_issues(model, y_train)
         >>> pairs = keras_lstsd.label_issues.confused_classes(issues)
-        >>> pairs["given_label"][0], pairs["predicted_label"][0], pairs["issues"][0]  # (3, 5, 41)
+        >>> list(zip(*pairs.values()))     # [(3, 5, 41), (7, 1, 28), ...]
     """
     issue = issues["is_label_issue"]
     both = np.stack([issues["given_label"][issue], issues["predicted_label"][issue]], axis=1)
@@ -179,7 +181,9 @@ def write_issues(
         ValueError: for a file name with another ending.
 
     Example:
-        >>> keras_lstsd.label_issues.write_issues("issues.csv", issues, ["cat", "dog"])
+        >>> issues = keras_lstsd.find_label_issues(model, y_train)
+        >>> names = [f"digit {number}" for number in range(10)]
+        >>> keras_lstsd.label_issues.write_issues("issues.csv", issues, names)
     """
     path = Path(path)
     if path.suffix != ".csv":
@@ -216,6 +220,8 @@ def corrected_labels(
             class, or a sample that y does not have. It names the line.
 
     Example:
+        >>> issues = keras_lstsd.find_label_issues(model, y_train)
+        >>> keras_lstsd.label_issues.write_issues("issues.csv", issues)
         >>> y_train = keras_lstsd.label_issues.corrected_labels("issues.csv", y_train)
     """
     y = np.array(y)

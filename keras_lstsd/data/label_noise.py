@@ -17,7 +17,8 @@ def with_wrong_labels(
         share: the share of wrong labels, in [0, 1].
         num_classes: the number of classes.
         seed: integer that determines the samples and their new labels.
-        confusion: how often each class is taken for another. None: all samples and classes alike.
+        confusion: how often each class is taken for another. None: all samples and classes
+            equally.
             `[classes, classes]`, a row for each label, for noise that depends on the class.
             `[samples, classes]`, such as the predictions of a weak network, for noise that depends
             on the sample. The entry of the label itself does not count.

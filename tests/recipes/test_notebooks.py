@@ -173,7 +173,11 @@ def test_find_wrong_labels(tmp_path):
         gallery="is_wrong[ranking[:20]].mean()",
         kept_wrong="int(is_wrong[keep].sum())",
         kept="int(keep.sum())",
+        found="int(found.sum())",
+        suggested="float(right[found & is_wrong].mean())",
     )
+    assert 160 < facts["found"] < 200
+    assert facts["suggested"] > 0.9
     auc, accuracy = facts["auc"], facts["accuracy"]
     loss = "plain training: loss at the end"
     guided = "LSTSD: mean over epochs"
@@ -191,9 +195,9 @@ def test_find_wrong_labels(tmp_path):
     labels, is_wrong = label_noise.with_wrong_labels(y_correct, 0.2, num_classes=10, seed=0)
     with (tmp_path / "dynamics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["label"]) for row in rows] == labels.tolist()
-    confidence = np.array([float(row["confidence"]) for row in rows])
-    pairs = confidence[is_wrong][:, None] < confidence[~is_wrong]
+    assert [int(row["given_label"]) for row in rows] == labels.tolist()
+    margin = np.array([float(row["margin"]) for row in rows])
+    pairs = margin[is_wrong][:, None] < margin[~is_wrong]
     assert pairs.mean() == pytest.approx(auc[guided], abs=1e-6)
 
 

@@ -376,7 +376,7 @@ def check_guidance(model: Any, guidance: Any, logits: Any) -> None:
             f"Received: loss of shape {shape} for logits of shape {tuple(logits.shape)}. Expected: "
             "shape (batch,); the base class applies sample weights and takes the mean."
         )
-    named = set(model.logged) - {"distillation_loss"}
+    named = set(model.logged) - {"distillation_loss", "dropped_labels"}
     if named != set(guidance.logs):
         raise ValueError(
             f"`{method}.logged` must name the values that its guidance logs. "

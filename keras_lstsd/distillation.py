@@ -2,21 +2,22 @@
 
 import functools
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import checks, compat, compiled_loss, memory, outputs, serving, taps
+from keras_lstsd import checks, compat, compiled_loss, memory, outputs, taps
 from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, sample_rows, without_index
+from keras_lstsd.dropping import MarginTable
 from keras_lstsd.fitting import Fitting
 from keras_lstsd.heads import Heads, head_of
 from keras_lstsd.positions import Positioned
 from keras_lstsd.saving import Saving
+from keras_lstsd.serving import Serving
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import SampleTable, in_range
 from keras_lstsd.updating import Updating
@@ -24,7 +25,7 @@ from keras_lstsd.variables import add
 
 
 @keras.saving.register_keras_serializable("keras_lstsd")
-class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
+class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.Model):
     """Trains a student classifier; subclasses add the guidance of a teacher.
 
     The loss of a batch is the compiled loss plus the guidance, reduced as the compiled loss is.
@@ -52,7 +53,13 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
         from_logits: whether the student's outputs are logits. None: decided by its last layer.
         guided_output: of a student with several outputs, the name of the one that is guided. The
             others train as compiled. Its weight in `loss_weights` weighs the guidance too.
+        drop_issues_after: D, for data with wrong labels. Over the first D epochs the margin of
+            each label is summed up, `z_y - max_(c != y) z_c`. From then on a label whose sum is
+            negative does not count: the compiled loss of its sample has a weight of 0, and the
+            guidance stays. A quarter of the epochs is a good choice. None: all labels count.
         name: name of the model.
+
+    Logs: with `drop_issues_after`, `dropped_labels`: the share of labels that do not count.
 
     Raises:
         ValueError: for a student, a size or a weight that cannot work; see also `fit`.
@@ -84,9 +91,16 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
         num_samples: int | None = None,
         from_logits: bool | None = None,
         guided_output: str | None = None,
+        drop_issues_after: int | None = None,
         name: str | None = None,
     ):
         super().__init__(name=name)
+        self.drop_issues_after = drop_issues_after
+        if drop_issues_after is not None:
+            self.needs_sample_index = True
+            self.logged = (*self.logged, "dropped_labels")
+            after = checks.count("drop_issues_after", drop_issues_after)
+            self.label_margins = MarginTable(after, name="label_margins")
         checks.check_student(student, Distillation)
         has_stages = type(self).on_stage_start is not Distillation.on_stage_start
         checks.check_used(self, has_stages, num_samples, mini_generation_epochs)
@@ -219,6 +233,8 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
         step = self._step(x, *guided, features)
         guidance = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
+        if self.drop_issues_after is not None:
+            guidance = self.label_margins.drop(step, guidance, self._epoch)
         _, prediction, weights = guided
         if self.has_unlabelled:
             y, _, weights = self.labelled(y, y_pred, sample_weight)
@@ -349,50 +365,3 @@ class Distillation(Fitting, Heads, Positioned, Saving, Updating, keras.Model):
     def predicts_more_than_student(self) -> bool:
         """Whether `predict` does more than call the student."""
         return type(self).call is not Distillation.call
-
-    def export(
-        self,
-        filepath,
-        format="tf_saved_model",
-        verbose=None,
-        input_signature=None,
-        probabilities: bool = False,
-        class_names: Sequence[str] | None = None,
-        **kwargs,
-    ):
-        """Writes the student for serving: no tables, no teacher, each weight once.
-
-        Takes the arguments of `keras.Model.export`. `served = tf.saved_model.load(filepath)` has
-        the endpoint `served.serve(x)`, with the output of `predict(x)`. Keras writes other formats
-        and SavedModels of the JAX backend, of the student as it is.
-
-        Where the student is a task of KerasHub, its preprocessor is written beside the graph.
-        Clients load it with
-        `keras_hub.models.TextClassifierPreprocessor.from_preset(f"{filepath}/assets.extra")`.
-
-        Args:
-            input_signature: as in Keras. A student that is a subclass of `keras.Model` does not
-                know the dtypes of its inputs; give them here where they are not floats.
-            probabilities: return softmax probabilities, float32 `[batch, ..., classes]`, whatever
-                the student's last layer; for one unit `[1 - p, p]`, for several labels the
-                probability of each, `[batch, labels]`.
-            class_names: one name per class. The endpoint then returns a dict: "class_name", the
-                name of the most probable class, strings `[batch, ...]`, beside "outputs" or
-                "probabilities". A compiled (XLA) caller cannot use it, as XLA has no strings.
-
-        Raises:
-            ValueError: for class names that are not one per class or of a multi-label student, for
-                a student without weights.
-            TypeError: for unknown options.
-            NotImplementedError: in another format or on another backend, for these two options,
-                and for a method whose `predict` does more than call the student.
-
-        Example:
-            >>> names = [f"digit {number}" for number in range(10)]
-            >>> model.export("serving/1", probabilities=True, class_names=names)
-            >>> served = tf.saved_model.load("serving/1")
-            >>> served.serve(x_test)["class_name"]
-        """
-        serving.export(
-            self, filepath, format, verbose, input_signature, probabilities, class_names, **kwargs
-        )

@@ -37,7 +37,7 @@ class CRD(Distillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for weights below 0, a temperature that is not positive, a network that is not

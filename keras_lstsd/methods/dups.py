@@ -40,7 +40,7 @@ class DUPS(Distillation):
         teacher_weight: weight of the teacher, at least 0. 0.2 in the paper.
         temperature: T > 0. 6 in the paper.
         peers: n, how many samples of a class make its teacher; None takes all.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, peers below 1.

@@ -41,7 +41,7 @@ class ELR(Distillation):
         table_dtype: `"float32"` or `"float16"`, of rows of all classes.
         top_k: how many of the largest probabilities of a row are stored; None for all. For many
             classes; see `SampleTable`.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a momentum outside [0, 1), a negative weight, an unknown `table_dtype`.

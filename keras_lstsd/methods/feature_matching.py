@@ -107,7 +107,7 @@ class FeatureMatching(Distillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for losses of another type, weights that are not one per loss, a network that

@@ -47,7 +47,7 @@ class KnowledgeDistillation(Distillation):
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
         num_samples: with `stored=True`, size of the training set. None: `fit` counts the samples.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for an alpha outside [0, 1], a temperature that is not positive, and `top_k`

@@ -50,7 +50,7 @@ class LSTSD(Distillation):
         table_dtype: `"float32"` or `"float16"`, of rows of all classes.
         top_k: how many of the largest probabilities of a row are stored; None for all. For many
             classes; see `SampleTable`.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a negative weight, a temperature that is not positive, a mini-generation

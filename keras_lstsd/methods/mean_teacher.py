@@ -41,7 +41,7 @@ class MeanTeacher(Distillation):
         ramp: R epochs over which the weight grows; see `schedules.ramp_up`. 0 for a constant
             weight, under which networks with BatchNorm can diverge in their first epoch: the
             teacher is in inference mode, and its averaged statistics are still far off.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a momentum outside [0, 1), a negative weight or ramp, a temperature that

@@ -47,7 +47,7 @@ class ProKT(Distillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a share outside [0, 1], a temperature that is not positive, a teacher that

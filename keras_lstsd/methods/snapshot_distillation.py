@@ -33,7 +33,7 @@ class SnapshotDistillation(Distillation):
         student_weight: weight of the compiled loss, at least 0.
         teacher_weight: weight of the teacher, at least 0.
         temperature: T > 0, for the teacher. 2 or 3 in the paper.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for a negative weight or a temperature that is not positive.

@@ -28,7 +28,7 @@ class SnapshotEnsemble(Distillation):
         student: a Keras classifier; see `Distillation`.
         mini_generation_epochs: epochs of a cycle. 40 in Jiang et al. 2020 and Yang et al. 2019.
         keep: m, how many networks are averaged at most. 5 are all of 164 epochs.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: when `keep` is below 1.

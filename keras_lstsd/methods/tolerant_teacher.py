@@ -26,7 +26,7 @@ class TolerantTeacher(Distillation):
         student: a Keras classifier; see `Distillation`.
         eta: share of the compiled loss, in [0, 1]. 0.6 and 0.7 in the paper; 1 is plain training.
         top_k: K, at least 2 and at most the number of classes. 5 on CIFAR-100.
-        options: `from_logits`, `guided_output` and `name`; see `Distillation`.
+        options: `from_logits`, `guided_output`, `drop_issues_after` and `name`; see `Distillation`.
 
     Raises:
         ValueError: for an eta outside [0, 1], a K below 2 or above the number of classes.

@@ -119,7 +119,8 @@ def follow(
         assert set(found) == set(oracle.memory)
         for name, value in oracle.memory.items():
             np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=f"{name} {epoch}")
-    assert abs(expected[-1].logs["distillation_loss"]) > 1e-3
+    if cls.logged:
+        assert abs(expected[-1].logs["distillation_loss"]) > 1e-3
     return expected
 
 

@@ -1,0 +1,68 @@
+"""Labels that stop counting: those that the training itself finds wrong."""
+
+from dataclasses import replace
+from typing import Any
+
+from keras import ops
+
+from keras_lstsd import outputs
+from keras_lstsd.step import Guidance, Step
+from keras_lstsd.tables import Table, clamp_index, in_range, padded
+from keras_lstsd.variables import gather
+
+
+class MarginTable(Table):
+    """The margin of each sample's label, summed over the first epochs; then labels are dropped.
+
+    With the logits z of the forward pass that trains on sample i with label y:
+
+    - in epochs 0 to `after - 1`: `m_i <- m_i + z_y - max_(c != y) z_c`;
+    - from epoch `after` on: the label counts where `m_i >= 0`.
+
+    One float per sample. A sample without a label adds nothing.
+    """
+
+    width = 1
+
+    def __init__(self, after: int, name: str | None = None):
+        super().__init__(name=name)
+        self.after = after
+
+    def attach(self, model: Any) -> None:
+        """Makes the sums for a model's samples."""
+        self._make_rows(model.num_rows, 1, "zeros", "float32")
+        self.num_classes = model.num_classes
+        self.built = True
+
+    def bytes_for(self, model: Any) -> int:
+        """Memory of the sums."""
+        return 4 * padded(model.num_rows)
+
+    def drop(self, step: Step, guidance: Guidance | None, epoch: Any) -> Guidance:
+        """The guidance of a step in which the labels that do not count have a weight of 0."""
+        if step.mixing is not None:
+            raise ValueError(
+                "Labels are dropped only where an input has one label. Received: MixUp or CutMix, "
+                f"with drop_issues_after={self.after}. Expected: augmentation without them."
+            )
+        index, valid = clamp_index(step.sample_index, self.num_samples)
+        sums, decided = gather(self.rows, index)[:, 0], epoch >= self.after
+        added = ops.where(decided, 0.0, self._margins(step))
+        self.write(step.sample_index, (sums + added)[:, None], step.index_validated)
+        dropped = ops.cast(decided & valid & (sums < 0), "float32")
+        if guidance is None:
+            guidance = Guidance(ops.zeros_like(dropped))
+        return replace(
+            guidance,
+            task_weight=guidance.task_weight * (1 - dropped),
+            logs={**guidance.logs, "dropped_labels": dropped},
+        )
+
+    def _margins(self, step: Step) -> Any:
+        """Of the labels, float32 `[batch]`; 0 without a label or finite logits."""
+        classes = outputs.classes_of(step.y, self.num_classes)
+        of_label = ops.one_hot(classes, self.num_classes, dtype="bool")
+        logits = ops.stop_gradient(step.logits)
+        given = ops.sum(ops.where(of_label, logits, 0.0), axis=-1)
+        margins = given - ops.max(ops.where(of_label, -float("inf"), logits), axis=-1)
+        return ops.where(in_range(classes, self.num_classes) & ops.isfinite(margins), margins, 0.0)

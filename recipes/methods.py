@@ -66,7 +66,8 @@ class Method:
         Only methods with a memory per sample get `num_samples`, and those that have a `teacher`
         get it: a model, or a list of models as anchors.
         """
-        if self.cls.needs_sample_index or settings.get("stored") or settings.get("contrast"):
+        indexed = ("stored", "contrast", "drop_issues_after")
+        if self.cls.needs_sample_index or any(settings.get(name) for name in indexed):
             settings["num_samples"] = num_samples
         if self.teacher:
             settings["anchors" if self.teacher == "anchors" else "teacher"] = teacher
@@ -83,6 +84,8 @@ _FEW_LABELS = {"divergence": "mse", "temperature": 1.0, "ramp": 80}
 METHODS = {
     "vanilla": Method(Distillation),
     "label_smoothing": Method(Distillation, label_smoothing=0.1),
+    # For wrong labels, in a training of 60 epochs.
+    "dropping": Method(Distillation, {"drop_issues_after": 15}),
     "mean_teacher": Method(MeanTeacher, few_classes=_T1 | {"ramp": 0}),
     "snapshot_ensemble": Method(SnapshotEnsemble, cycles=5, cyclic=True),
     "temporal_ensembling": Method(TemporalEnsembling, few_classes=_T1),

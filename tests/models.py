@@ -104,7 +104,8 @@ def made(name, student, samples=SAMPLES, /, **settings):
 def guides(name):
     """Whether a method, with its own settings, has guidance."""
     method = METHODS[name]
-    return bool(method.cls.logged) and not OFF[name].items() <= method.arguments.items()
+    logs = method.cls.logged or "drop_issues_after" in method.arguments
+    return bool(logs) and not OFF[name].items() <= method.arguments.items()
 
 
 def dense_student(dropout=0.2):

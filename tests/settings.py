@@ -13,6 +13,7 @@ _CONTRAST = {"contrast": Contrast(negatives=5, size=4, temperature=0.5)}
 TINY: dict[str, dict[str, Any]] = {
     "vanilla": _TWO_EPOCHS,
     "label_smoothing": _TWO_EPOCHS,
+    "dropping": {"drop_issues_after": 2},
     "mean_teacher": {"momentum": 0.9, "ramp": 0},
     "snapshot_ensemble": _TWO_EPOCHS | {"keep": 3},
     "temporal_ensembling": {},
@@ -45,6 +46,7 @@ TINY: dict[str, dict[str, Any]] = {
 OFF: dict[str, dict[str, Any]] = {
     "vanilla": {},
     "label_smoothing": {},
+    "dropping": {"drop_issues_after": 1000},
     "mean_teacher": {"weight": 0.0},
     "snapshot_ensemble": {},
     "temporal_ensembling": {"weight": 0.0},

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import LSTSD
+from keras_lstsd import LSTSD, Distillation
 from keras_lstsd.data import SampleBatches
 from tests.models import slow
 
@@ -51,6 +51,26 @@ def test_two_replicas_follow_one_device(two_replicas, top_k):
         assert len(copies) == 2
         for copy in copies:
             np.testing.assert_allclose(copy.numpy()[:SAMPLES], rows, atol=1e-5)
+
+
+def test_two_replicas_drop_the_labels_of_one_device(two_replicas):
+    def dropping():
+        keras.utils.set_random_seed(5)
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+        made = Distillation(network, num_samples=SAMPLES, drop_issues_after=2)
+        made.compile(keras.optimizers.SGD(0.2), "sparse_categorical_crossentropy")
+        return made
+
+    single = dropping()
+    expected = single.fit(X, Y, batch_size=8, epochs=4, verbose=0).history
+    with two_replicas.scope():
+        double = dropping()
+    logs = double.fit(X, Y, batch_size=8, epochs=4, verbose=0).history
+    assert 0 < expected["dropped_labels"][-1] < 1
+    for name in expected:
+        np.testing.assert_allclose(logs[name], expected[name], atol=1e-5, err_msg=name)
+    for copy in double.label_margins.rows.value.values:
+        np.testing.assert_allclose(copy.numpy(), single.label_margins.rows.numpy(), atol=1e-5)
 
 
 def test_logs_stay_finite_where_the_last_batch_leaves_a_replica_empty(two_replicas):

@@ -24,6 +24,8 @@ def test_sets_are_measured():
     found = label_issues.agreement(np.array([True, True, False, False, False]), wrong)
     # Precision 1/2, recall 1/3.
     np.testing.assert_allclose([found["found"], found["f1"]], [100 * 2 / 3, 40])
+    none = label_issues.agreement(wrong, np.zeros(5, bool))
+    assert none == {"found": 60}
 
 
 def task(samples=300):
@@ -62,12 +64,17 @@ def test_noise_by_samples_hits_those_that_are_confused():
 @pytest.mark.skipif(find_spec("cleanlab") is None, reason="cleanlab is not installed")
 @pytest.mark.tensorflow
 def test_the_recipe_compares_with_cleanlab(tmp_path):
-    flags = ("--smoke", "--noise=pairs", "--method=lstsd_without_teachers,cross_validation")
+    flags = (
+        "--smoke",
+        "--noise=pairs",
+        "--method=lstsd_without_teachers,dropping,cross_validation",
+    )
     result = start("label_issues", *flags, f"--output_dir={tmp_path}/out")
     assert "## digits, 40 % wrong labels, pairs" in result.stdout
-    plain, folds = runs_in(tmp_path / "out-smoke")
+    plain, dropping, folds = runs_in(tmp_path / "out-smoke")
     assert plain["run"]["noise"] == "pairs"
     assert {"loss", "confidence", "margin"} <= plain["rankings"].keys()
     assert plain["sets"].keys() == {"find_label_issues", "cleanlab"}
+    assert dropping["sets"]["drop_issues_after"].keys() == {"found", "f1"}
     assert folds["sets"].keys() == {"cleanlab"}
     assert 0 < folds["rankings"]["cleanlab self_confidence"]["auc"] < 100

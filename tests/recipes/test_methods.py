@@ -19,5 +19,5 @@ def test_only_methods_with_an_index_get_the_number_of_samples(name):
     model = method.wrap(student, 7, teacher=teacher, **method.settings(20))
     assert model.num_samples == (7 if model.needs_sample_index else None)
     indexed = ("LSTSD", "TemporalEnsembling", "PSKD", "ELR", "CRD")
-    by_settings = name in ("stored_teacher", "crd_prokt")
+    by_settings = name in ("stored_teacher", "crd_prokt", "dropping")
     assert model.needs_sample_index == (method.cls.__name__ in indexed or by_settings)

@@ -1,5 +1,7 @@
 """Labels that stop counting: those that the training itself finds wrong."""
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,19 @@ from keras_lstsd import outputs
 from keras_lstsd.step import Guidance, Step
 from keras_lstsd.tables import Table, clamp_index, in_range, padded
 from keras_lstsd.variables import gather
+
+
+def warn_of_most(model: Any, logs: Mapping[str, float]) -> None:
+    """Warns in the first epoch without the dropped labels, where these are the larger part."""
+    after = model.drop_issues_after
+    if after == model.epoch and logs["dropped_labels"] > 0.5:
+        warnings.warn(
+            "More than half of the labels do not count any more: the network had not learned "
+            f"enough to find wrong ones. Received: drop_issues_after={after}, after which "
+            f"{logs['dropped_labels']:.0%} of the labels were dropped. Expected: more epochs, such "
+            f"as `drop_issues_after={4 * after}`.",
+            stacklevel=2,
+        )
 
 
 class MarginTable(Table):

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_lstsd import checks, compat, compiled_loss, saving
+from keras_lstsd import checks, compat, compiled_loss, dropping, saving
 from keras_lstsd.callbacks import RotateTeachers
 from keras_lstsd.data.arrays import is_ragged, is_sparse
 from keras_lstsd.data.batches import SampleBatches, fingerprint
@@ -323,6 +323,7 @@ class Fitting:
         sums = ops.convert_to_numpy(self._sums)
         means = sums[: len(self.logged)] / max(sums[len(self.logged)], 1)
         logs.update(zip(self.logged, map(float, means), strict=True))
+        dropping.warn_of_most(self, logs)
         if self.needs_sample_index:
             self._report_indices(*sums[-2:])
         if self._stops_on_nan:

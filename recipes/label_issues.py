@@ -168,6 +168,8 @@ def task_of(name: str, data_dir: str | None, smoke: bool) -> Task:
 
 def train(run: dict, folder: Path, callbacks: list, task: Task) -> dict:
     """Trains one method on wrong labels, and measures what it finds."""
+    # A run has up to seven networks.
+    keras.backend.clear_session()
     labels, wrong = task.noisy(run["noise"], run["share"], run["seed"])
     everything = np.arange(len(labels))
     if run["method"] in UNRANKED:

@@ -139,6 +139,16 @@ def test_mixed_inputs_are_rejected():
         model.fit(batches, verbose=0)
 
 
+def test_a_network_that_has_not_learned_is_reported():
+    model = fresh(after=1)
+    model.student.set_weights([0 * weight for weight in model.student.get_weights()])
+    model.optimizer.learning_rate = 0.0
+    # The logits of classes 1 to 3 lead those of class 0.
+    model.student.layers[-1].bias.assign(np.arange(CLASSES))
+    with pytest.warns(UserWarning, match=r"drop_issues_after=1, after which \d+% .*after=4"):
+        model.fit(X, Y, batch_size=5, epochs=3, verbose=0)
+
+
 @pytest.mark.parametrize("after", [0, -1, 2.5, "3"])
 def test_epochs_that_are_no_count_are_rejected(after):
     with pytest.raises((ValueError, TypeError), match="drop_issues_after"):

@@ -41,6 +41,8 @@ th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right;
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
+# Rows of the tables of classes, which may have very many.
+_CLASSES = 12
 # Samples in the data map; more dots cover each other and make the file large.
 _POINTS = 5000
 
@@ -86,7 +88,7 @@ def write(
         samples: all training samples in the order of their index: images `[samples, height,
             width, channels]` (uint8, or floats in any range) or texts. The gallery shows them.
         class_names: the names of the classes, in the order of their numbers.
-        count: the number of samples in the gallery, and of rows in the tables of classes.
+        count: the number of samples in the gallery.
 
     Raises:
         ValueError: without any content, and for `samples` of another length than `columns`.
@@ -115,7 +117,7 @@ def write(
                 "`samples=x_train`."
             )
         sections.append(_data_map(columns))
-        sections.append(_issues(columns, class_names, count))
+        sections.append(_issues(columns, class_names))
         sections.append(_gallery(columns, samples, class_names, count))
     if not sections:
         raise ValueError(
@@ -282,7 +284,7 @@ def _data_map(columns: Mapping[str, np.ndarray]) -> str:
     return _section("Data map", text, _plot(figure, "Data map: confidence against variability"))
 
 
-def _issues(columns: Mapping[str, np.ndarray], names: Sequence[str] | None, count: int) -> str:
+def _issues(columns: Mapping[str, np.ndarray], names: Sequence[str] | None) -> str:
     by_class, confused = issues_by_class(columns), confused_classes(columns)
     classes = [
         [_class_name(given, names), f"{labels:,}", f"{issues:,}", f"{share:.1%}"]
@@ -301,8 +303,8 @@ def _issues(columns: Mapping[str, np.ndarray], names: Sequence[str] | None, coun
     return _section(
         "Label issues",
         text,
-        _table(["label", "samples", "issues", "share"], classes[:count]),
-        _table(["label", "suggested", "samples"], pairs[:count]),
+        _table(["label", "samples", "issues", "share"], classes[:_CLASSES]),
+        _table(["label", "suggested", "samples"], pairs[:_CLASSES]),
     )
 
 

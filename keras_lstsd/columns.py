@@ -56,7 +56,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         >>> keras_lstsd.columns.write("issues.csv", {"is_label_issue": [False, True]})
         >>> keras_lstsd.columns.read("issues.csv")["is_label_issue"]     # [False, True]
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
         names, *rows = csv.reader(file)
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
     return {name: _typed(column) for name, column in zip(names, values, strict=True)}

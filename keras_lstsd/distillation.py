@@ -55,8 +55,10 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
             others train as compiled. Its weight in `loss_weights` weighs the guidance too.
         drop_issues_after: D, for data with wrong labels. Over the first D epochs the margin of
             each label is summed up, `z_y - max_(c != y) z_c`. From then on a label whose sum is
-            negative does not count: the compiled loss of its sample has a weight of 0, and the
-            guidance stays. A quarter of the epochs is a good choice. None: all labels count.
+            negative does not count: the compiled loss of its sample (token, pixel) has a weight of
+            0, and the guidance stays. A label that a later `fit` corrects counts again. A quarter
+            of the epochs is a good choice. None: all labels count. What else learns from labels,
+            such as the teacher of `ProKT` and the classes of `DUPS`, learns from all.
         name: name of the model.
 
     Logs: with `drop_issues_after`, `dropped_labels`: the share of labels that do not count.
@@ -95,12 +97,12 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.drop_issues_after = drop_issues_after
+        self.drop_issues_after = None
         if drop_issues_after is not None:
             self.needs_sample_index = True
             self.logged = (*self.logged, "dropped_labels")
-            after = checks.count("drop_issues_after", drop_issues_after)
-            self.label_margins = MarginTable(after, name="label_margins")
+            self.drop_issues_after = checks.count("drop_issues_after", drop_issues_after)
+            self.label_margins = MarginTable(self.drop_issues_after, name="label_margins")
         checks.check_student(student, Distillation)
         has_stages = type(self).on_stage_start is not Distillation.on_stage_start
         checks.check_used(self, has_stages, num_samples, mini_generation_epochs)
@@ -231,10 +233,10 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
         y_pred, features = taps.split(y_pred)
         guided = [self.of_guided(values) for values in (y, y_pred, sample_weight)]
         step = self._step(x, *guided, features)
-        guidance = self.guidance(step)
+        guidance = own = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
         if self.drop_issues_after is not None:
-            guidance = self.label_margins.drop(step, guidance, self._epoch)
+            guidance = self.label_margins.drop(step, own, self._epoch)
         _, prediction, weights = guided
         if self.has_unlabelled:
             y, _, weights = self.labelled(y, y_pred, sample_weight)
@@ -254,7 +256,7 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
         if guidance is not None:
             added = self.reduced(guidance.loss, *guided[1:])
             loss = loss + ops.cast(added, loss.dtype)
-        self.record(step, guidance)
+        self.record(step, own)
         self._log(step, guidance)
         return loss
 

@@ -232,8 +232,9 @@ class Fitting:
         tables = [layer for layer in compat.layers_of(self) if hasattr(layer, "described")]
         if not tables or self.epoch >= 0:
             return
+        widest = max(tables, key=lambda table: table.mebibytes)
         line = (
-            f"{self.name} stores {tables[0].described(self.positions.count or 1)} in "
+            f"{self.name} stores {widest.described(self.positions.count or 1)} in "
             f"{len(tables)} table{'s' * (len(tables) > 1)}: "
             f"{sum(table.mebibytes for table in tables):.1f} MiB."
         )

@@ -1,6 +1,7 @@
 """Which labels are wrong, and which they should be: arrays in, columns out."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,10 @@ def find_label_issues(predictions: "Distillation | np.ndarray", y: Any) -> dict[
     the tables of a trained model, which have the last ones.
 
     Args:
-        predictions: a trained method with tables of samples, whose tables give b and m; or
-            probabilities `[samples, classes]`, or `[epochs, samples, classes]`. Those of a model
-            that did not train on the sample are best (cross-validation); those of one that fits
-            its training set find little. A row of NaN is unknown.
+        predictions: a trained method with tables of samples: then E is 1, and p the mean of its
+            tables; or probabilities `[samples, classes]`, or `[epochs, samples, classes]`. Those
+            of a model that did not train on the sample are best (cross-validation); those of one
+            that fits its training set find little. A row of NaN is unknown.
         y: the labels, int `[samples]` or one-hot `[samples, classes]`, in the order of the
             sample indices; for a model also `[samples, ...]`, of tokens, pixels or several labels.
 
@@ -83,7 +84,7 @@ def _checked(predictions: Any) -> np.ndarray:
     elif (values < 0).any() or (np.abs(values.sum(-1) - 1) > 0.01).any():
         fault = "rows that do not sum to 1, or have negative entries"
     else:
-        return values.astype("float64").reshape(-1, *values.shape[-2:])
+        return (values if values.ndim == 3 else values[None]).astype("float64")
     raise ValueError(
         f"The predictions are not probabilities. Received: {fault}. Expected: a trained method "
         "with tables of samples, or floats [samples, classes] or [epochs, samples, classes] that "
@@ -178,7 +179,7 @@ def write_issues(
         class_names: the names of the classes, to write in place of their numbers.
 
     Raises:
-        ValueError: for a file name with another ending.
+        ValueError: for a file name with another ending, and for a class without a name.
 
     Example:
         >>> issues = keras_lstsd.find_label_issues(model, y_train)
@@ -191,10 +192,16 @@ def write_issues(
             f"The file name has no known ending. Received: {str(path)!r}. Expected: a name that "
             "ends in .csv."
         )
+    issues = {name: np.asarray(column) for name, column in issues.items()}
+    highest = max(issues["given_label"].max(initial=-1), issues["predicted_label"].max(initial=-1))
+    if class_names is not None and highest >= len(class_names):
+        raise ValueError(
+            f"A class has no name. Received: {len(class_names)} names, and class {highest}. "
+            "Expected: a name for each class, in the order of their numbers."
+        )
     rows = np.flatnonzero(issues["is_label_issue"])
     rows = rows[np.argsort(issues["label_score"][rows], kind="stable")]
-    written = {name: np.asarray(column)[rows] for name, column in issues.items()}
-    del written["is_label_issue"]
+    written = {name: column[rows] for name, column in issues.items() if name != "is_label_issue"}
     if class_names is not None:
         for name in ("given_label", "predicted_label"):
             written[name] = np.asarray(class_names, dtype=object)[written[name]]
@@ -213,65 +220,66 @@ def corrected_labels(
         class_names: as for `write_issues`.
 
     Returns:
-        A copy of y with the corrected labels; -1 where there is none.
+        A copy of y with the corrected labels, int64; -1 where there is none.
 
     Raises:
-        ValueError: for a file without the columns `sample_index` and `corrected_label`, an unknown
-            class, or a sample that y does not have. It names the line.
+        ValueError: for a file of other columns or not in UTF-8, and for a line with a sample that
+            y does not have, or a class that neither y nor `class_names` has.
 
     Example:
         >>> issues = keras_lstsd.find_label_issues(model, y_train)
         >>> keras_lstsd.label_issues.write_issues("issues.csv", issues)
         >>> y_train = keras_lstsd.label_issues.corrected_labels("issues.csv", y_train)
     """
-    y = np.array(y)
-    if y.dtype.kind not in "iu":
+    labels, path = np.asarray(y), Path(path)
+    if labels.dtype.kind not in "iu":
         raise ValueError(
-            f"Labels must be classes. Received: dtype {y.dtype}, shape {y.shape}. Expected: "
-            "integers [samples]; of one-hot rows `y.argmax(-1)`."
+            f"Labels must be classes. Received: dtype {labels.dtype}, shape {labels.shape}. "
+            "Expected: integers [samples]; of one-hot rows `y.argmax(-1)`."
         )
-    labels, positions = y.astype(np.promote_types(y.dtype, "int8")), y[0].size if len(y) else 1
-    rows = labels.reshape(-1)
-    numbers = None if class_names is None else {name: i for i, name in enumerate(class_names)}
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        header = file.readline()
-        separator = max(",;\t", key=header.count)
-        names = next(csv.reader([header], delimiter=separator), [])
-        if not {"sample_index", "corrected_label"} <= set(names):
-            raise ValueError(
-                f"{path} has no corrections. Received: the columns {names}. Expected: "
-                "`sample_index` and `corrected_label`, as `write_issues` writes them."
-            )
-        for line in csv.DictReader(file, names, delimiter=separator):
-            written = (line["corrected_label"] or "").strip()
-            if written:
-                row = _row(line, len(rows), positions)
-                label = _label(written, numbers)
-                if row is None or label is None:
-                    raise ValueError(
-                        f"{path} has a correction that cannot be read. Received: "
-                        f"sample_index={line['sample_index']!r}, corrected_label={written!r}. "
-                        f"Expected: an index below {len(y)}, and "
-                        f"{'a class number' if numbers is None else f'one of {list(numbers)}'}, "
-                        "or -1 for no label."
-                    )
-                rows[row] = label
+    labels = labels.astype("int64")
+    rows = labels.reshape(len(labels), -1)
+    if class_names is None:
+        numbers = {str(number): number for number in range(labels.max(initial=-1) + 1)}
+    else:
+        numbers = {str(name).strip(): number for number, name in enumerate(class_names)}
+    numbers = {"-1": -1} | numbers
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8. Received: {error}. Expected: to save it as CSV UTF-8."
+        ) from error
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+    expected = {"sample_index", "corrected_label"} | ({"position"} if labels.ndim > 1 else set())
+    found = set(reader.fieldnames or ())
+    if not expected <= found or ("position" in found) != (labels.ndim > 1):
+        raise ValueError(
+            f"{path} has no corrections of labels of shape {labels.shape}. Received: the columns "
+            f"{reader.fieldnames}. Expected: {sorted(expected)}, as `write_issues` writes them."
+        )
+    for line in reader:
+        written = (line["corrected_label"] or "").strip()
+        if written:
+            row, column = _number(line["sample_index"]), _number(line.get("position", "0"))
+            # A spreadsheet writes numbers of a column with empty cells as 3.0.
+            label = numbers.get(written, numbers.get(written.removesuffix(".0")))
+            inside = 0 <= row < len(rows) and 0 <= column < rows.shape[1]
+            if not inside or label is None:
+                raise ValueError(
+                    f"{path} has a correction that cannot be read, in line {reader.line_num}. "
+                    f"Received: sample_index={line['sample_index']!r}, "
+                    f"corrected_label={written!r}. Expected: a place in labels of shape "
+                    f"{labels.shape}, and one of {list(numbers)[:20]}; -1 for no label."
+                )
+            rows[row, column] = label
     return labels
 
 
-def _row(line: Mapping[str, str], num_rows: int, positions: int) -> int | None:
+def _number(text: str | None) -> int:
+    """A whole number; -1 for anything else."""
     try:
-        row = int(line["sample_index"]) * positions + int(line.get("position") or 0)
+        return int(text or "")
     except ValueError:
-        return None
-    return row if 0 <= row < num_rows else None
-
-
-def _label(written: str, numbers: Mapping[str, int] | None) -> int | None:
-    if numbers is not None and written != "-1":
-        return numbers.get(written)
-    try:
-        label = int(written)
-    except ValueError:
-        return None
-    return label if label >= -1 else None
+        return -1

@@ -311,7 +311,7 @@ def _issues(columns: Mapping[str, np.ndarray], names: Sequence[str] | None) -> s
 def _gallery(
     columns: Mapping[str, np.ndarray], samples: Any, names: Sequence[str] | None, count: int
 ) -> str:
-    order = ranked(columns["label_score"])
+    order = ranked(columns["label_score"])[: np.isfinite(columns["label_score"]).sum()]
     texts = samples is not None and isinstance(samples[0], str)
     cards = []
     for number in order[:count]:

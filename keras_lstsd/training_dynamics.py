@@ -38,7 +38,7 @@ class TrainingDynamics(keras.callbacks.Callback):
         path: a file (.npz) to store the record in. A resumed training continues with it, as
             Keras's `BackupAndRestore` does with the weights. None keeps it in memory.
         per_position: whether y has a label for each token, pixel or label of a sample, int
-            `[samples, ...]`. The values then have this shape, too.
+            `[samples, ...]`, -1 at padded positions. The values then have this shape, too.
 
     Raises:
         ValueError: for a model without tables of samples, for labels that do not fit it, and for
@@ -130,11 +130,7 @@ class TrainingDynamics(keras.callbacks.Callback):
     @property
     def epochs(self) -> np.ndarray:
         """Epochs that count for each sample, int64 `[samples]`."""
-        return self._epochs_of_rows.reshape(self.shape)
-
-    @property
-    def _epochs_of_rows(self) -> np.ndarray:
-        return np.isfinite(self._recorded("given")).sum(0)
+        return np.isfinite(self._recorded("given")).sum(0).reshape(self.shape)
 
     def _recorded(self, name: str) -> np.ndarray:
         """Float64 `[epochs, samples]`; NaN where unknown."""
@@ -175,7 +171,7 @@ class TrainingDynamics(keras.callbacks.Callback):
             sums[rows, self.labels] += given - rest
             sums[rows, other] += of_other - rest
         with np.errstate(invalid="ignore"):
-            means = sums / self._epochs_of_rows[:, None]
+            means = sums / self.epochs.reshape(-1, 1)
         return means.astype("float32").reshape(*self.shape, num_classes)
 
     def _of_samples(self, values: np.ndarray) -> np.ndarray:

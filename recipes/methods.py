@@ -45,8 +45,11 @@ class Method:
     """None, "given" (a trained network), "anchors" (of its training) or "trained" (beside)."""
 
     def length(self, epochs: int) -> dict[str, int]:
-        """The argument that makes `cycles` mini-generations of a training of `epochs`."""
-        return {"mini_generation_epochs": -(-epochs // self.cycles)} if self.cycles else {}
+        """The arguments that are shares of a training of `epochs`."""
+        length = {"mini_generation_epochs": -(-epochs // self.cycles)} if self.cycles else {}
+        if "drop_issues_after" in self.arguments:
+            length["drop_issues_after"] = max(1, epochs // 4)
+        return length
 
     def settings(self, epochs: int, mini_generation_epochs: int | None = None) -> dict[str, Any]:
         """Arguments for a task with few classes and a training of `epochs`.
@@ -84,7 +87,7 @@ _FEW_LABELS = {"divergence": "mse", "temperature": 1.0, "ramp": 80}
 METHODS = {
     "vanilla": Method(Distillation),
     "label_smoothing": Method(Distillation, label_smoothing=0.1),
-    # For wrong labels, in a training of 60 epochs.
+    # For wrong labels; a quarter of the epochs.
     "dropping": Method(Distillation, {"drop_issues_after": 15}),
     "mean_teacher": Method(MeanTeacher, few_classes=_T1 | {"ramp": 0}),
     "snapshot_ensemble": Method(SnapshotEnsemble, cycles=5, cyclic=True),

@@ -9,12 +9,20 @@ import keras_lstsd
 from keras_lstsd import LSTSD, Distillation
 from tests.methods import linear
 from tests.methods.linear import CLASSES, SAMPLES
+from tests.models import NAMES, trained
 from tests.oracles.dropping import dropping
+from tests.settings import OFF
 
 
 def margins_of(model):
     rows = ops.convert_to_numpy(model.label_margins.rows)
     return rows[: model.num_rows, 0]
+
+
+def set_margins(model, value):
+    rows = np.array(ops.convert_to_numpy(model.label_margins.rows))
+    rows[:, 0] = value
+    model.label_margins.rows.assign(rows)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -63,7 +71,7 @@ def test_the_margins_are_those_of_the_training_dynamics(method):
 def test_the_guidance_of_dropped_labels_stays():
     model = fresh(LSTSD, after=1, mini_generation_epochs=1)
     model.fit(X, Y, batch_size=5, epochs=1, verbose=0)
-    model.label_margins.rows.assign(np.full(model.label_margins.rows.shape, -1.0))
+    set_margins(model, -1.0)
     logs = model.fit(X, Y, batch_size=5, epochs=1, verbose=0).history
     assert logs["dropped_labels"] == [1]
     assert logs["distillation_loss"][0] > 0
@@ -74,7 +82,7 @@ def test_labels_that_were_not_dropped_train_as_before():
     model, plain = fresh(after=2), fresh(after=100)
     for each in (model, plain):
         each.fit(X, Y, batch_size=5, epochs=2, verbose=0)
-        each.label_margins.rows.assign(np.ones(each.label_margins.rows.shape))
+        set_margins(each, 1.0)
         each.fit(X, Y, batch_size=5, epochs=2, verbose=0)
     for one, other in zip(model.student.get_weights(), plain.student.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -96,29 +104,46 @@ def test_logits_that_are_not_finite_leave_the_margin():
     assert np.isfinite(margins_of(model)).all()
 
 
-@pytest.mark.parametrize("last", ["softmax", "sigmoid"])
-def test_each_label_of_several_has_its_own_margin(last):
-    """Two labels per sample: independent ones, or those of two tokens."""
+def test_each_token_has_its_own_margin():
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(12, 2, 3)).astype("float32")
     y = (x[..., 0] > 0).astype(int)
     x[..., 0] = 6 * y - 3
     y[5, 1] = 1 - y[5, 1]
-    if last == "sigmoid":
-        x = x.reshape(12, 6)
-        student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, "sigmoid")])
-        loss = "binary_crossentropy"
-    else:
-        student = keras.Sequential([keras.Input((2, 3)), keras.layers.Dense(2, "softmax")])
-        loss = "sparse_categorical_crossentropy"
+    student = keras.Sequential([keras.Input((2, 3)), keras.layers.Dense(2, "softmax")])
     model = Distillation(student, drop_issues_after=40)
-    model.compile(keras.optimizers.SGD(0.5), loss)
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
     model.fit(x, y, batch_size=4, epochs=40, verbose=0)
     sums = margins_of(model).reshape(12, 2)
     assert sums.argmin() == 11
     np.testing.assert_array_equal(sums < 0, np.arange(24).reshape(12, 2) == 11)
     logs = model.fit(x, y, batch_size=4, epochs=1, verbose=0).history
     np.testing.assert_allclose(logs["dropped_labels"], [1 / 24], rtol=1e-6)
+
+
+def test_a_label_that_is_corrected_counts_again():
+    model = fresh(after=1)
+    model.fit(X, Y, batch_size=5, epochs=1, verbose=0)
+    dropped = margins_of(model) < 0
+    corrected = np.where(np.arange(SAMPLES) == np.flatnonzero(dropped)[0], (Y + 1) % CLASSES, Y)
+    logs = model.fit(X, corrected, batch_size=5, epochs=1, verbose=0).history
+    np.testing.assert_allclose(logs["dropped_labels"], [(dropped.sum() - 1) / SAMPLES], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dropping"])
+def test_every_method_drops_labels(name):
+    settings = {"drop_issues_after": 1} | OFF[name]
+    _, history = trained(name, settings=settings)
+    assert history["dropped_labels"][0] == 0
+    assert 0 < history["dropped_labels"][1] < 1
+
+
+def test_several_labels_of_a_sample_are_rejected():
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, "sigmoid")])
+    model = Distillation(student, drop_issues_after=2)
+    model.compile("sgd", "binary_crossentropy")
+    with pytest.raises(ValueError, match=r"drop_issues_after=2 for 2 labels"):
+        model.fit(np.ones((4, 6)), np.ones((4, 2)), verbose=0)
 
 
 def test_mixed_inputs_are_rejected():
@@ -164,7 +189,8 @@ class Stop(keras.callbacks.Callback):
 @pytest.mark.parametrize("cls", [Distillation, LSTSD])
 def test_a_resumed_run_drops_the_same_labels(cls, tmp_path):
     whole = fresh(cls)
-    whole.fit(X, Y, batch_size=5, epochs=5, verbose=0)
+    logs = whole.fit(X, Y, batch_size=5, epochs=5, verbose=0).history
+    assert 0 < logs["dropped_labels"][-1] < 1
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", double_checkpoint=True)
     options = {"batch_size": 5, "epochs": 5, "verbose": 0}
     with pytest.raises(KeyboardInterrupt):

@@ -194,9 +194,9 @@ def test_an_unchanged_file_changes_no_label(tmp_path):
 
 def test_unsigned_labels_can_lose_their_label(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("sample_index,corrected_label\n1,-1\n")
+    path.write_text("sample_index,corrected_label\n1,-1\n0,7.0\n")
     y = np.array([200, 7], "uint8")
-    assert corrected_labels(path, y).tolist() == [200, -1]
+    assert corrected_labels(path, y).tolist() == [7, -1]
 
 
 def test_labels_of_positions_are_corrected(tmp_path):
@@ -218,7 +218,7 @@ def test_labels_of_positions_are_corrected(tmp_path):
 )
 def test_a_correction_that_cannot_be_read_is_rejected(line, names, tmp_path):
     (tmp_path / "a.csv").write_text(f"sample_index,corrected_label\n0,-1\n{line}\n")
-    with pytest.raises(ValueError, match=r"a\.csv has a correction.*Expected: an index below 8"):
+    with pytest.raises(ValueError, match=r"a\.csv has a correction.*in line 3.*shape \(8,\)"):
         corrected_labels(tmp_path / "a.csv", GIVEN, names)
 
 
@@ -226,6 +226,35 @@ def test_a_file_of_other_columns_is_rejected(tmp_path):
     (tmp_path / "a.csv").write_text("id,label\n0,1\n")
     with pytest.raises(ValueError, match=r"Received: the columns \['id', 'label'\]"):
         corrected_labels(tmp_path / "a.csv", GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("columns", "y"),
+    [("sample_index,position", GIVEN), ("sample_index", np.eye(3, dtype=int))],
+)
+def test_corrections_of_labels_of_another_shape_are_rejected(columns, y, tmp_path):
+    (tmp_path / "a.csv").write_text(f"{columns},corrected_label\n1,1,1\n")
+    with pytest.raises(ValueError, match=r"no corrections of labels of shape"):
+        corrected_labels(tmp_path / "a.csv", y)
+
+
+@pytest.mark.parametrize("line", ["0,5,1", "-1,4,1", "2,0,1", "0,,1"])
+def test_a_place_outside_the_labels_is_rejected(line, tmp_path):
+    (tmp_path / "a.csv").write_text(f"sample_index,position,corrected_label\n{line}\n")
+    with pytest.raises(ValueError, match=r"in line 2.*labels of shape \(2, 3\)"):
+        corrected_labels(tmp_path / "a.csv", np.array([[0, 1, 2], [2, 1, 0]]))
+
+
+def test_a_file_in_another_encoding_is_rejected(tmp_path):
+    text = "sample_index,given_label,corrected_label\n0,Kühe,Kühe\n"
+    (tmp_path / "a.csv").write_bytes(text.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"a\.csv is not text in UTF-8.*CSV UTF-8"):
+        corrected_labels(tmp_path / "a.csv", GIVEN, ["Kühe"])
+
+
+def test_a_class_without_a_name_is_rejected(tmp_path):
+    with pytest.raises(ValueError, match=r"Received: 3 names, and class 4"):
+        write_issues(tmp_path / "a.csv", ISSUES, NAMES[:3])
 
 
 def test_one_hot_labels_cannot_be_corrected(tmp_path):

@@ -46,8 +46,11 @@ def with_wrong_labels(
         raise ValueError(
             f"`share` is not a share of the labels. Received: share={share}. Expected: 0 to 1."
         )
+    y = np.asarray(y)
     draw, wrong = np.random.default_rng(seed), round(share * len(y))
     is_wrong = np.zeros(len(y), bool)
+    if not wrong:
+        return y.copy(), is_wrong
     if confusion is None:
         is_wrong[draw.permutation(len(y))[:wrong]] = True
         shift = draw.integers(1, num_classes, len(y))
@@ -69,13 +72,13 @@ def _of_other_classes(
     fault = None
     if confusion.shape not in expected.values():
         fault = f"shape {confusion.shape}"
-    elif not (confusion >= 0).all():
-        fault = "negative or missing entries"
+    elif not ((confusion >= 0) & np.isfinite(confusion)).all():
+        fault = "negative, missing or infinite entries"
     else:
         rows = confusion if confusion.shape == expected["samples"] else confusion[y]
         others = np.where(np.arange(num_classes) == y[:, None], 0, rows)
         possible = np.count_nonzero(others.sum(-1))
-        if possible >= max(wrong, 1):
+        if possible >= wrong:
             return others
         fault = f"{possible} samples that are confused, of which {wrong} shall be wrong"
     raise ValueError(

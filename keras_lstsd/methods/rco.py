@@ -34,7 +34,7 @@ class RCO(KnowledgeDistillation):
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last
             layer.
-        from_logits, guided_output, name: see `Distillation`.
+        from_logits, guided_output, drop_issues_after, name: see `Distillation`.
 
     Raises:
         ValueError: as `KnowledgeDistillation`; for no anchors, for anchors of several
@@ -62,12 +62,14 @@ class RCO(KnowledgeDistillation):
         teacher_from_logits: bool | None = None,
         from_logits: bool | None = None,
         guided_output: str | None = None,
+        drop_issues_after: int | None = None,
         name: str | None = None,
     ):
         if not isinstance(anchors, Given):
             network, weights = _weights_of(anchors, teacher)
             anchors = Given(network, teacher_inputs, teacher_from_logits, weights)
         options = {"from_logits": from_logits, "guided_output": guided_output, "name": name}
+        options["drop_issues_after"] = drop_issues_after
         super().__init__(student, anchors, alpha, temperature, **options)
 
     @property

@@ -52,6 +52,7 @@ class SingleTeacherLSTSD(LSTSD):
         ramp: int = 0,
         from_logits: bool | None = None,
         guided_output: str | None = None,
+        drop_issues_after: int | None = None,
         name: str | None = None,
     ):
         # Without the tables of LSTSD.
@@ -61,6 +62,7 @@ class SingleTeacherLSTSD(LSTSD):
             mini_generation_epochs=mini_generation_epochs,
             from_logits=from_logits,
             guided_output=guided_output,
+            drop_issues_after=drop_issues_after,
             name=name,
         )
         self._set_loss(long_weight, short_weight, temperature, kl, ramp)

@@ -85,8 +85,8 @@ def test_noise_by_sample_follows_the_row_of_each_sample():
     ("confusion", "received"),
     [
         (np.ones((3, 4)), r"shape \(3, 4\)"),
-        (-np.ones((3, 3)), "negative or missing entries"),
-        (np.full((9, 3), np.nan), "negative or missing entries"),
+        (-np.ones((3, 3)), "negative, missing or infinite entries"),
+        (np.full((9, 3), np.nan), "negative, missing or infinite entries"),
         (np.eye(3), "0 samples that are confused, of which 4 shall be wrong"),
     ],
 )

@@ -21,8 +21,9 @@ from tests.models import (
 
 BATCH, EPOCHS = 8, 3
 STEPS = -(-SAMPLES // BATCH)
+BY_SETTINGS = ("stored_teacher", "dropping")
 WITHOUT_INDEX = [
-    name for name in NAMES if not METHODS[name].cls.needs_sample_index and name != "stored_teacher"
+    name for name in NAMES if not METHODS[name].cls.needs_sample_index and name not in BY_SETTINGS
 ]
 BATCHES = [(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, SAMPLES, BATCH)]
 

@@ -46,7 +46,7 @@ TINY: dict[str, dict[str, Any]] = {
 OFF: dict[str, dict[str, Any]] = {
     "vanilla": {},
     "label_smoothing": {},
-    "dropping": {"drop_issues_after": 1000},
+    "dropping": {"drop_issues_after": None},
     "mean_teacher": {"weight": 0.0},
     "snapshot_ensemble": {},
     "temporal_ensembling": {"weight": 0.0},

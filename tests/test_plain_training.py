@@ -158,7 +158,7 @@ def trained(case, jit_compile, name=None, weight=0.0):
         model = student
         if name is not None:
             settings = {
-                key: [weight] if isinstance(value, list) else value or weight
+                key: [weight] if isinstance(value, list) else weight if value == 0 else value
                 for key, value in OFF[name].items()
             }
             model = made(name, student, from_logits=from_logits, **settings)

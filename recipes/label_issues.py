@@ -35,6 +35,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
+from keras_lstsd import outputs
 from keras_lstsd.data import digits, glue, label_noise
 from keras_lstsd.label_quality import ranked
 from keras_lstsd.statistics import paired_difference, spread
@@ -117,8 +118,8 @@ class Task:
 
     def predict(self, model: keras.Model, rows: Any = slice(None)) -> np.ndarray:
         """Probabilities of rows of x."""
-        outputs = model.logits_of(model.predict(self.x[rows], 500, verbose=0))
-        return keras.ops.convert_to_numpy(keras.ops.softmax(outputs)).astype("float64")
+        logits = model.logits_of(model.predict(self.x[rows], 500, verbose=0))
+        return keras.ops.convert_to_numpy(keras.ops.softmax(logits)).astype("float64")
 
     def test_score(self, model: keras.Model) -> float:
         """The score on the test split in %."""
@@ -131,10 +132,14 @@ class Task:
         if noise != "uniform":
             keras.utils.set_random_seed(seed)
             network = self.network()
-            network.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+            from_logits = outputs.ends_in_logits(network)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+            network.compile(keras.optimizers.Adam(1e-3), loss)
             options = {"batch_size": self.batch_size, "verbose": 0}
             network.fit(self.x, self.y, epochs=max(1, self.epochs // 20), **options)
             confusion = network.predict(self.x, 500, verbose=0)
+            if from_logits:
+                confusion = keras.ops.convert_to_numpy(keras.ops.softmax(confusion))
         if noise == "pairs":
             others = confusion * (np.arange(self.classes) != self.y[:, None])
             sums = np.zeros((self.classes, self.classes))

@@ -28,14 +28,14 @@ def test_sets_are_measured():
     assert none == {"found": 60}
 
 
-def task(samples=300):
+def task(samples=300, last="softmax"):
     """Class c is at place c; class 0 lies next to class 1, and class 2 far away."""
     draw = np.random.default_rng(0)
     y = draw.integers(0, 3, samples)
     x = np.array([0.0, 0.5, 5.0])[y][:, None] + draw.normal(size=(samples, 1)) * 0.3
 
     def network():
-        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, "softmax")])
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, last)])
 
     return label_issues.Task(
         x.astype("float32"), y, x, y, 3, network, 600, 32, label_issues.metrics.accuracy
@@ -50,8 +50,9 @@ def test_noise_by_pairs_takes_the_most_confused_class():
     assert set(labels[wrong & (given.y == 1)]) == {0}
 
 
-def test_noise_by_samples_hits_those_that_are_confused():
-    given = task()
+@pytest.mark.parametrize("last", ["softmax", None])
+def test_noise_by_samples_hits_those_that_are_confused(last):
+    given = task(last=last)
     labels, wrong = given.noisy("samples", 0.2, seed=0)
     assert wrong.sum() == 60
     # Samples of class 2 are far from the others.

@@ -233,6 +233,7 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
         y_pred, features = taps.split(y_pred)
         guided = [self.of_guided(values) for values in (y, y_pred, sample_weight)]
         step = self._step(x, *guided, features)
+        # `record` gets what the method returned.
         guidance = own = self.guidance(step)
         checks.check_guidance(self, guidance, step.logits)
         if self.drop_issues_after is not None:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 def find_label_issues(predictions: "Distillation | np.ndarray", y: Any) -> dict[str, np.ndarray]:
     """Finds labels that are probably wrong, and suggests others.
 
-    With `p_e` the predictions of epochs e = 1..E, `b_i = 1/E sum_e p_e(x_i)` their mean, and
-    `m_i = 1/E sum_e (ln p_e(y_i) - max_(c != y_i) ln p_e(c))` the mean margin of label y_i:
+    `p_e` are the predictions of epoch e = 1..E. Two means over the epochs decide:
+
+    - `b_i = 1/E sum_e p_e(x_i)`, the mean prediction;
+    - `m_i = 1/E sum_e (ln p_e(y_i) - max_(c != y_i) ln p_e(c))`, the mean margin of label y_i.
+
+    The columns are:
 
     - `label_score_i = 1 / (1 + exp(-m_i))`, in [0, 1], low for a doubtful label;
     - `is_label_issue_i`: `m_i < 0`, another class led in the mean;
@@ -199,8 +203,8 @@ def write_issues(
             f"A class has no name. Received: {len(class_names)} names, and class {highest}. "
             "Expected: a name for each class, in the order of their numbers."
         )
-    rows = np.flatnonzero(issues["is_label_issue"])
-    rows = rows[np.argsort(issues["label_score"][rows], kind="stable")]
+    order = label_quality.ranked(issues["label_score"])
+    rows = order[issues["is_label_issue"][order]]
     written = {name: column[rows] for name, column in issues.items() if name != "is_label_issue"}
     if class_names is not None:
         for name in ("given_label", "predicted_label"):

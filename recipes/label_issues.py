@@ -37,7 +37,6 @@ from absl import app, flags
 
 from keras_lstsd import outputs
 from keras_lstsd.data import digits, glue, label_noise
-from keras_lstsd.label_quality import ranked
 from keras_lstsd.statistics import paired_difference, spread
 from recipes import metrics, options, runs, tables, texts
 from recipes.methods import METHODS
@@ -47,7 +46,7 @@ NOISE = ("uniform", "pairs", "samples")
 # Plain training with tables of samples comes first: the others are compared with it.
 TABLES = ("lstsd_without_teachers", "lstsd", "temporal_ensembling", "ps_kd", "elr")
 # These are not asked for a ranking. The last ones stop to count labels that they find wrong.
-UNRANKED = {"mean_teacher": "mean_teacher", "dropping": "vanilla", "lstsd_dropping": "lstsd"}
+UNRANKED = ("mean_teacher", "dropping", "lstsd_dropping")
 FOLDS = 5
 # Of the predictions after a training and of those of cross-validation.
 CLEANLAB = ("self_confidence", "normalized_margin")
@@ -118,8 +117,7 @@ class Task:
 
     def predict(self, model: keras.Model, rows: Any = slice(None)) -> np.ndarray:
         """Probabilities of rows of x."""
-        logits = model.logits_of(model.predict(self.x[rows], 500, verbose=0))
-        return keras.ops.convert_to_numpy(keras.ops.softmax(logits)).astype("float64")
+        return runs.probabilities(model, self.x[rows]).astype("float64")
 
     def test_score(self, model: keras.Model) -> float:
         """The score on the test split in %."""
@@ -178,11 +176,11 @@ def train(run: dict, folder: Path, callbacks: list, task: Task) -> dict:
     labels, wrong = task.noisy(run["noise"], run["share"], run["seed"])
     everything = np.arange(len(labels))
     if run["method"] in UNRANKED:
-        method, after, sets = UNRANKED[run["method"]], {}, {}
-        if "dropping" in run["method"]:
-            after = {"drop_issues_after": max(1, task.epochs // 4)}
-        model = task.trained(method, run["seed"], everything, labels, callbacks, **after)
-        if after:
+        method, arguments, sets = run["method"], {}, {}
+        if method == "lstsd_dropping":
+            method, arguments = "lstsd", METHODS["dropping"].length(task.epochs)
+        model = task.trained(method, run["seed"], everything, labels, callbacks, **arguments)
+        if model.drop_issues_after:
             margins = keras.ops.convert_to_numpy(model.label_margins.rows)[: len(labels), 0]
             sets["drop_issues_after"] = agreement(margins < 0, wrong)
         score = task.test_score(model)
@@ -194,18 +192,19 @@ def train(run: dict, folder: Path, callbacks: list, task: Task) -> dict:
     else:
         dynamics = runs.Dynamics(labels, folder / "dynamics.npz")
         model = task.trained(run["method"], run["seed"], everything, labels, [dynamics, *callbacks])
-        after, issues = task.predict(model), dynamics.find_label_issues()
+        predicted, issues = task.predict(model), dynamics.find_label_issues()
         outcome = {"trained": task.test_score(model)}
-        scores = {"loss": after[everything, labels], "confidence": dynamics.confidence}
-        scores |= {"margin": dynamics.margin} | of_cleanlab(after, labels)
+        scores = {"loss": predicted[everything, labels], "confidence": dynamics.confidence}
+        scores |= {"margin": dynamics.margin} | of_cleanlab(predicted, labels)
         del scores[SAME]
         sets, suggested = {"find_label_issues": issues["is_label_issue"]}, issues["predicted_label"]
-        predicted = after
     from cleanlab.filter import find_label_issues as cleanlab_issues
 
     sets["cleanlab"] = cleanlab_issues(labels, predicted)
     if wrong.any():
-        outcome["rankings"] = {name: ranking(values, wrong) for name, values in scores.items()}
+        outcome["rankings"] = {
+            name: metrics.ranking(values, wrong) for name, values in scores.items()
+        }
     outcome["sets"] = {name: agreement(found, wrong) for name, found in sets.items()}
     found = next(iter(sets.values()))
     if (found & wrong).any():
@@ -234,16 +233,6 @@ def of_cleanlab(predicted: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarr
     return {
         f"cleanlab {name}": get_label_quality_scores(labels, predicted, method=name)
         for name in CLEANLAB
-    }
-
-
-def ranking(scores: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
-    """How well scores rank wrong labels first, in %."""
-    from sklearn.metrics import roc_auc_score
-
-    return {
-        "auc": 100 * float(roc_auc_score(wrong, -scores)),
-        "precision": 100 * float(wrong[ranked(np.asarray(scores))][: wrong.sum()].mean()),
     }
 
 
@@ -300,49 +289,40 @@ def check_cleanlab() -> None:
         )
 
 
-def of_seeds(results: runs.Results, cell: dict, method: str, *names: str) -> dict[int, float]:
-    """A figure by seed, such as that of `"rankings", "margin", "auc"`."""
-    found = {}
-    for stored in results.runs:
-        seed, value = stored["run"]["seed"], stored
-        for name in names:
-            value = value.get(name, {})
-        if stored["run"] == cell | {"method": method, "seed": seed} and value != {}:
-            found[seed] = value
-    return found
-
-
 def tables_of(results: runs.Results, cell: dict, methods: list[str]) -> list[str]:
     """The tables of one kind of wrong labels."""
     title = f"{cell['data']}, {100 * cell['share']:.0f} % wrong labels"
     lines = [f"## {title}, {cell['noise']}" if cell["share"] else f"## {cell['data']}, as given"]
+    folds = results.scores("rankings", SAME, "auc", method="cross_validation", **cell)
     rows = []
     for method in methods:
         for ranking in RANKINGS:
             values = [
-                of_seeds(results, cell, method, "rankings", ranking, figure)
+                results.scores("rankings", ranking, figure, method=method, **cell)
                 for figure in ("auc", "precision")
             ]
-            baseline = of_seeds(results, cell, "cross_validation", "rankings", SAME, "auc")
             if values[0]:
                 auc, precision = (spread([*of_seed.values()]) for of_seed in values)
-                difference = paired_difference(values[0], baseline)
+                difference = paired_difference(values[0], folds)
                 rows.append([method, ranking, auc, difference, precision])
     if rows:
         header = ["trained by", "ranked by", "ROC AUC", "difference to five folds", "precision"]
         lines += ["", tables.markdown(header, rows)]
-    plain = of_seeds(results, cell, TABLES[0], "trained")
+    plain = results.scores("trained", method=TABLES[0], **cell)
     rows = []
     for method in methods:
         for found in ("find_label_issues", "drop_issues_after", "cleanlab", "none"):
-            numbers = [of_seeds(results, cell, method, "sets", found, it) for it in ("found", "f1")]
+            numbers = [
+                results.scores("sets", found, figure, method=method, **cell)
+                for figure in ("found", "f1")
+            ]
             if not numbers[0] and (found, method) != ("none", "mean_teacher"):
                 continue
             row = [method, found, *(spread([*it.values()]) if it else "" for it in numbers)]
             # The set that the network was trained again with.
             first = found != "cleanlab" or method == "cross_validation"
             for figure in ("suggested", "trained", "without", "relabelled"):
-                values = of_seeds(results, cell, method, figure) if first else {}
+                values = results.scores(figure, method=method, **cell) if first else {}
                 row.append(spread([*values.values()]) if values else "")
                 if figure in ("trained", "without"):
                     row.append(paired_difference(values, plain) if values else "")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_lstsd.data import glue
+from keras_lstsd.label_quality import ranked
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -20,6 +21,29 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
         # 0.5
     """
     return float(np.mean(labels == predictions))
+
+
+def ranking(scores: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
+    """How well scores rank wrong labels first, in %.
+
+    Args:
+        scores: of the labels, float `[samples]`, low for a suspicious one.
+        wrong: which labels are wrong, bool `[samples]`.
+
+    Returns:
+        `"auc"`, the ROC AUC, and `"precision"`, the share of wrong labels among the first n, where
+        n labels are wrong.
+
+    Example:
+        >>> recipes.metrics.ranking(np.array([0.9, 0.1]), np.array([False, True]))
+        # {"auc": 100.0, "precision": 100.0}
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return {
+        "auc": 100 * float(roc_auc_score(wrong, -scores)),
+        "precision": 100 * float(wrong[ranked(scores)][: wrong.sum()].mean()),
+    }
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float:

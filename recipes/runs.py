@@ -19,8 +19,9 @@ import keras
 import numpy as np
 
 from keras_lstsd import Distillation, TrainingDynamics, columns, generations, saving
-from keras_lstsd.label_quality import label_confidence, ranked
+from keras_lstsd.label_quality import label_confidence
 from keras_lstsd.schedules import CyclicCosine
+from recipes import metrics
 from recipes.machine import environment
 from recipes.methods import Method
 
@@ -98,14 +99,22 @@ class Results:
             self._backup_folder(run), double_checkpoint=True, delete_checkpoint=False
         )
 
-    def scores(self, figure: str = "score", **name: Any) -> dict[int, float]:
-        """A figure, by seed, of the runs that equal `name` apart from their seed."""
-        return {
-            stored["run"]["seed"]: stored[figure]
-            for stored in self.runs
-            if {key: value for key, value in stored["run"].items() if key != "seed"} == name
-            and figure in stored
-        }
+    def scores(self, *figure: str, **name: Any) -> dict[int, float]:
+        """A figure, by seed, of the runs that equal `name` apart from their seed.
+
+        Args:
+            figure: the keys that lead to it in a result, such as `"detection", "tables", "auc"`;
+                by default `"score"`.
+            name: the run without its seed.
+        """
+        found = {}
+        for stored in self.runs:
+            value = stored
+            for key in figure or ("score",):
+                value = value.get(key, {})
+            if stored["run"] == name | {"seed": stored["run"]["seed"]} and value != {}:
+                found[stored["run"]["seed"]] = value
+        return found
 
 
 def run_name(run: dict) -> str:
@@ -313,6 +322,12 @@ def dynamics(model: Distillation, y: np.ndarray, folder: Path) -> list[keras.cal
     return [Dynamics(y, folder / "dynamics.npz")] if hasattr(model, "pending") else []
 
 
+def probabilities(model: Distillation, x: Any) -> np.ndarray:
+    """The predicted probabilities of inputs, float32 `[samples, classes]`."""
+    logits = model.logits_of(model.predict(x, 500, verbose=0))
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+
+
 def detection(
     model: Distillation, x: Any, labels: np.ndarray, wrong: np.ndarray, folder: Path
 ) -> dict[str, dict[str, float]]:
@@ -328,23 +343,14 @@ def detection(
     Returns:
         ROC AUC and the precision at the number of wrong labels in %, by ranking.
     """
-    from sklearn.metrics import roc_auc_score
-
-    probabilities = keras.ops.softmax(model.logits_of(model.predict(x, 500, verbose=0)))
-    probabilities = keras.ops.convert_to_numpy(probabilities)
-    scores = {"loss after training": probabilities[np.arange(len(labels)), labels]}
+    after = probabilities(model, x)
+    scores = {"loss after training": after[np.arange(len(labels)), labels]}
     if hasattr(model, "pending"):
         scores["tables"] = label_confidence(model, labels)
         record = columns.read(folder / "dynamics.csv")
         scores["all epochs"] = record["confidence"]
         scores["margin, all epochs"] = record["margin"]
-    return {
-        ranking: {
-            "auc": 100 * float(roc_auc_score(wrong, -values)),
-            "precision": 100 * float(wrong[ranked(values)][: wrong.sum()].mean()),
-        }
-        for ranking, values in scores.items()
-    }
+    return {name: metrics.ranking(values, wrong) for name, values in scores.items()}
 
 
 class EpochLine(keras.callbacks.Callback):

@@ -79,12 +79,7 @@ def detection_table(results: Results, methods: Sequence[str], **name: Any) -> st
     """
 
     def by_seed(method, ranking, figure):
-        return {
-            stored["run"]["seed"]: stored["detection"][ranking][figure]
-            for stored in results.runs
-            if stored["run"] == name | {"method": method, "seed": stored["run"]["seed"]}
-            and ranking in stored.get("detection", {})
-        }
+        return results.scores("detection", ranking, figure, method=method, **name)
 
     rows = []
     for method in methods:

@@ -89,7 +89,12 @@ class ResetStates(keras.callbacks.Callback):
     The callback clears all layers that keep states between batches, nested layers included.
 
     Example:
+        The text has 50 different words.
+
         >>> x, y, _ = keras_lstsd.data.ptb.streams(np.arange(1401) % 50, batch_size=20, length=35)
+
+        The student has states, so batches keep their order.
+
         >>> student = keras_lstsd.backbones.lstm(50, batch_size=20, length=35)
         >>> model = keras_lstsd.DUPS(student)
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -8,17 +8,16 @@ def with_wrong_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Replaces the labels of a random share of the samples by another class.
 
-    `round(share * samples)` labels become wrong. With `q_i(c)` the confusion of sample i's label
-    with class c, sample i is drawn with a probability proportional to `sum_(c != y_i) q_i(c)`, and
-    class c among the others with one proportional to `q_i(c)`.
+    `round(share * samples)` labels become wrong. `q_i(c)` is the confusion of sample i's label
+    with class c. The probability to draw sample i is proportional to `sum_(c != y_i) q_i(c)`. The
+    probability that its label becomes class c is proportional to `q_i(c)`.
 
     Args:
         y: integer labels `[samples]`.
         share: the share of wrong labels, in [0, 1].
         num_classes: the number of classes.
         seed: integer that determines the samples and their new labels.
-        confusion: how often each class is taken for another. None: all samples and classes
-            equally.
+        confusion: how often each class is taken for another. None: q is the same for all.
             `[classes, classes]`, a row for each label, for noise that depends on the class.
             `[samples, classes]`, such as the predictions of a weak network, for noise that depends
             on the sample. The entry of the label itself does not count.

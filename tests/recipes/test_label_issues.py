@@ -12,13 +12,6 @@ from tests.recipes.test_recipes import runs_in, start
 label_issues = load("label_issues")
 
 
-def test_rankings_are_measured():
-    wrong = np.array([True, False, True, False, False])
-    # Of six pairs of a wrong and a correct label, five are in order.
-    found = label_issues.ranking(np.array([0.1, 0.3, 0.4, 0.8, 0.9]), wrong)
-    np.testing.assert_allclose([found["auc"], found["precision"]], [100 * 5 / 6, 50])
-
-
 def test_sets_are_measured():
     wrong = np.array([True, False, True, True, False])
     found = label_issues.agreement(np.array([True, True, False, False, False]), wrong)

@@ -72,3 +72,10 @@ def test_calibration_compares_confidence_and_accuracy_in_bins():
     # In 10 bins: 0.9 | 0.8 and 0.85 | 0.6.
     expected = (0.1 + abs(0.5 * 2 - 1.65) + 0.4) / 4
     assert metrics.calibration(labels, p, bins=10)["ece"] == pytest.approx(100 * expected)
+
+
+def test_rankings_are_measured():
+    wrong = np.array([True, False, True, False, False])
+    # Of six pairs of a wrong and a correct label, five are in order.
+    found = metrics.ranking(np.array([0.1, 0.3, 0.4, 0.8, 0.9]), wrong)
+    np.testing.assert_allclose([found["auc"], found["precision"]], [100 * 5 / 6, 50])

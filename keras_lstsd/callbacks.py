@@ -1,6 +1,10 @@
-"""The callback at epoch boundaries."""
+"""Callbacks of `fit`: at epoch boundaries, and backups in a process that writes no files."""
+
+from typing import Any
 
 import keras
+
+from keras_lstsd import compat
 
 
 class RotateTeachers(keras.callbacks.Callback):
@@ -35,3 +39,46 @@ class RotateTeachers(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.end_epoch({} if logs is None else logs)
+
+
+class Restores(keras.callbacks.Callback):
+    """A `BackupAndRestore` in a process that writes no files.
+
+    Args:
+        backup: the callback, whose folder the first process writes.
+        resumes: whether the first process restores a backup.
+    """
+
+    def __init__(self, backup: keras.callbacks.BackupAndRestore, resumes: bool):
+        super().__init__()
+        self.backup, self.resumes = backup, resumes
+        (self.weights, _), _ = compat.backup_paths(backup)
+
+    def on_train_begin(self, logs=None):
+        if not self.resumes:
+            return
+        if not self.weights.exists():
+            raise OSError(
+                "The first process resumes from a backup that this process does not find. "
+                f"Received: no {self.weights}. Expected: a folder that all processes see."
+            )
+        self.backup.set_model(self.model)
+        self.backup.on_train_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Writes nothing; the first process needs the rows of this one.
+        self.model.save_weights(self.weights)
+
+
+def with_rotation(callbacks: Any, model: Any) -> Any:
+    """The callbacks with `RotateTeachers` first, so that no bad epoch is backed up."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not any(isinstance(callback, RotateTeachers) for callback in callbacks.callbacks):
+            rotation = RotateTeachers()
+            rotation.set_model(model)
+            callbacks.callbacks.insert(0, rotation)
+        return callbacks
+    callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
+    rotations = [callback for callback in callbacks if isinstance(callback, RotateTeachers)]
+    others = [callback for callback in callbacks if not isinstance(callback, RotateTeachers)]
+    return [*(rotations or [RotateTeachers()]), *others]

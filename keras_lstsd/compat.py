@@ -51,6 +51,11 @@ def is_of_keras(cls: type) -> bool:
     return cls.__module__.startswith("keras.src")
 
 
+def set_value(variable: keras.Variable, value: Any) -> None:
+    """Replaces what a variable stores, in whatever place and form; Keras would move it back."""
+    variable._value = value
+
+
 def forget_restored_epoch(model: keras.Model) -> None:
     """Clears where `BackupAndRestore` resumed; Keras would start the next `fit` there as well."""
     model._initial_epoch = None

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lstsd import checks, compat, compiled_loss, memory, outputs, taps
+from keras_lstsd import checks, compat, compiled_loss, memory, outputs, processes, taps
 from keras_lstsd.class_tables import ClassTable, LabelTable
 from keras_lstsd.data.augmentation import DeviceStage
 from keras_lstsd.data.index import is_indexed, sample_rows, without_index
@@ -210,6 +210,11 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
         return int(ops.convert_to_numpy(self._epoch))
 
     @property
+    def shuffle_seed(self) -> int:
+        """The seed of the order of arrays."""
+        return int(ops.convert_to_numpy(self._shuffle_seed))
+
+    @property
     def sample_tables(self) -> dict[str, SampleTable]:
         """Tables with a row per sample, by name; empty for a method without them."""
         layers = compat.layers_of(self) if self.has_memory else []
@@ -360,6 +365,7 @@ class Distillation(Fitting, Heads, Positioned, Saving, Serving, Updating, keras.
 
     def predict(self, x=None, *args, **kwargs):
         checks.check_in_step(x)
+        processes.check_alone("predict")
         return super().predict(x, *args, **kwargs)
 
     # === Serving ===

@@ -10,10 +10,11 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from keras_lstsd import checks, compat, compiled_loss, dropping, saving
-from keras_lstsd.callbacks import RotateTeachers
-from keras_lstsd.data.arrays import is_ragged, is_sparse
-from keras_lstsd.data.batches import SampleBatches, fingerprint
+from keras_lstsd import checks, compat, compiled_loss, dropping, processes
+from keras_lstsd.callbacks import with_rotation
+from keras_lstsd.data.arrays import is_ragged, is_sparse, split
+from keras_lstsd.data.batches import SampleBatches
+from keras_lstsd.data.fingerprint import fingerprint
 from keras_lstsd.data.index import is_indexed, num_samples_of, without_index
 
 
@@ -70,7 +71,7 @@ class Fitting:
         )
         if y is not None and gathered:
             if validation_split and validation_data is None:
-                arrays, validation_data = _split(arrays, validation_split)
+                arrays, validation_data = split(arrays, validation_split)
             x = SampleBatches(
                 *arrays,
                 batch_size=batch_size or 32,
@@ -95,6 +96,7 @@ class Fitting:
         self._first_epoch_of_fit = None
         self._data = fingerprint(x)
         try:
+            self._check_devices(x)
             if batches is not None:
                 self._validate_index(batches)
                 if keras.backend.backend() == "tensorflow":
@@ -109,44 +111,36 @@ class Fitting:
                 if self._device_stage.serve(batches):
                     self.train_function = None
             self._log_memory(verbose)
-            callbacks = _with_rotation(callbacks, self)
+            callbacks = with_rotation(callbacks, self)
             listed = getattr(callbacks, "callbacks", callbacks)
             self._stops_on_nan = any(
                 isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in listed
             )
-            facts = self.fingerprint()
-            resumed = [
-                saving.prepare(callback, facts, self._interrupted)
-                for callback in listed
-                if isinstance(callback, keras.callbacks.BackupAndRestore)
-            ]
-            # Until `fit` ends, another call with the same backup resumes this run.
-            self._interrupted = next(
-                (start for start in resumed if start is not None), facts["start_epoch"]
-            )
+            self.prepare_backups(listed)
             compat.forget_restored_epoch(self)
             if class_weight is not None:
                 # Keras fills in missing classes for arrays only.
                 classes = max(self.num_classes, self.positions.labels)
                 class_weight = dict.fromkeys(range(classes), 1.0) | class_weight
-            history = super().fit(
-                x,
-                y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=shuffle,
-                class_weight=class_weight,
-                sample_weight=sample_weight,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-            )
+            with processes.reads_own_part(batches is not None):
+                history = super().fit(
+                    x,
+                    y,
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=callbacks,
+                    validation_split=validation_split,
+                    validation_data=validation_data,
+                    shuffle=shuffle,
+                    class_weight=class_weight,
+                    sample_weight=sample_weight,
+                    initial_epoch=initial_epoch,
+                    steps_per_epoch=steps_per_epoch,
+                    validation_steps=validation_steps,
+                    validation_batch_size=validation_batch_size,
+                    validation_freq=validation_freq,
+                )
             self._interrupted = None
             return history
         finally:
@@ -155,6 +149,17 @@ class Fitting:
             self._batches = self._source = None
 
     # === Before the first step ===
+
+    def _check_devices(self, data: Any) -> None:
+        """Rejects data that the devices and processes cannot divide."""
+        sizes = set()
+        if self._batches is not None:
+            sizes = self._batches.sizes
+        elif hasattr(data, "element_spec"):
+            parts = keras.tree.flatten(data.element_spec)
+            sizes = {part.shape[0] for part in parts if getattr(part, "shape", None)}
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        processes.check(self.distribute_strategy if on_tensorflow else None, data, sizes)
 
     def _count_samples(self, x: Any, y: Any) -> None:
         """Finds `num_samples` where the method needs it and the user left it to the data."""
@@ -299,12 +304,13 @@ class Fitting:
         self._epoch_of_fit = epoch_of_fit
         if self._first_epoch_of_fit is None:
             self._first_epoch_of_fit = epoch_of_fit
+            processes.check_equal({"epoch": self.epoch, "seed": self.shuffle_seed})
         epoch = self.epoch + 1
         self._epoch.assign(epoch)
         self.progress.assign(1.0 if epochs is None else min(1.0, (epoch_of_fit + 1) / epochs))
         self._sums.assign(ops.zeros(self._sums.shape))
         if self._batches is not None:
-            self._batches.start_epoch(epoch, int(ops.convert_to_numpy(self._shuffle_seed)))
+            self._batches.start_epoch(epoch, self.shuffle_seed)
         self.on_epoch_start(epoch)
         if epoch % self.mini_generation_epochs == 0:
             self.on_stage_start(epoch // self.mini_generation_epochs)
@@ -330,7 +336,7 @@ class Fitting:
         if self._stops_on_nan:
             return
         # Weights can break without the loss: by the last update, or a sample the loss ignores.
-        values = {weight.path: ops.convert_to_numpy(weight) for weight in self.student.weights}
+        values = {weight.path: processes.numpy(weight) for weight in self.student.weights}
         broken = [path for path, value in values.items() if not np.isfinite(value).all()]
         loss = logs.get("loss", 0.0)
         if not math.isfinite(loss) or broken:
@@ -366,35 +372,3 @@ class Fitting:
 def _symbolic(tensor: Any) -> keras.KerasTensor:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.KerasTensor((None, *tensor.shape[1:]), dtype)
-
-
-def _split(arrays: tuple, fraction: float) -> tuple[tuple, tuple]:
-    """Splits off the last `fraction` of the samples, as Keras's `validation_split` does."""
-    arrays = tuple(array for array in arrays if array is not None)
-    count = len(keras.tree.flatten(arrays[0])[0])
-    first = int(count * (1 - fraction))
-    if not 0 < first < count:
-        raise ValueError(
-            "`validation_split` leaves no samples on one side. "
-            f"Received: validation_split={fraction} with {count} samples. "
-            "Expected: a fraction between 0 and 1."
-        )
-
-    def cut(part):
-        return keras.tree.map_structure(lambda array: array[part], arrays)
-
-    return cut(slice(0, first)), cut(slice(first, count))
-
-
-def _with_rotation(callbacks: Any, model: Any) -> Any:
-    """The callbacks with `RotateTeachers` first, so that no bad epoch is backed up."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        if not any(isinstance(callback, RotateTeachers) for callback in callbacks.callbacks):
-            rotation = RotateTeachers()
-            rotation.set_model(model)
-            callbacks.callbacks.insert(0, rotation)
-        return callbacks
-    callbacks = list(keras.tree.flatten(callbacks)) if callbacks is not None else []
-    rotations = [callback for callback in callbacks if isinstance(callback, RotateTeachers)]
-    others = [callback for callback in callbacks if not isinstance(callback, RotateTeachers)]
-    return [*(rotations or [RotateTeachers()]), *others]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_lstsd import outputs, positions, saving
+from keras_lstsd import outputs, positions, processes, saving
 from keras_lstsd.checks import count
 from keras_lstsd.losses import SMALLEST, log_softmax
 
@@ -74,7 +74,8 @@ def train(
             fit(model, [callback])
             with saving.replacing(path) as part:
                 getattr(model, "student", model).save(part)
-        shutil.rmtree(backup, ignore_errors=True)
+        # Until it is stored, other processes must not read it.
+        processes.of_first(lambda backup=backup: shutil.rmtree(backup, ignore_errors=True))
         students.append(keras.models.load_model(path, compile=False))
     return students
 

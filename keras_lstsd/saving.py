@@ -4,9 +4,11 @@ import inspect
 import json
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_lstsd import compat
+from keras_lstsd import compat, processes
+from keras_lstsd.callbacks import Restores
 
 ATTRIBUTE = "keras_lstsd"
 # Of the run fingerprint; fingerprints of two versions are compared in what both have.
@@ -35,11 +38,17 @@ def replacing(path: str | Path, room: int = 0) -> Iterator[Path]:
     Raises:
         OSError: when the file cannot be written; it names the file.
 
+    Of several processes that train together, the first one writes; what others write is dropped.
+
     Example:
         >>> with keras_lstsd.saving.replacing("table.md") as part:
         ...     part.write_text("| method |")
     """
     path = Path(path)
+    if not processes.writes():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     part = path.with_name(f"part.{path.name}")
     try:
         if room and hasattr(os, "posix_fallocate"):
@@ -197,26 +206,50 @@ def _is_local(path: Any, suffix: str, overwrite: bool = True) -> bool:
 class Saving:
     """Saving, loading and configuration of a `Distillation`; mixed into it."""
 
+    def prepare_backups(self, callbacks: list) -> None:
+        """Prepares the backups among the callbacks of a `fit`; see `prepare`.
+
+        In a process that writes no files, others take their places.
+        """
+        facts = self.fingerprint()
+        processes.check_equal(facts)
+        resumed = None
+        for place, callback in enumerate(callbacks):
+            if not isinstance(callback, keras.callbacks.BackupAndRestore):
+                continue
+            start = processes.of_first(partial(prepare, callback, facts, self._interrupted))
+            if not processes.writes():
+                callbacks[place] = Restores(callback, start is not None)
+                callbacks[place].set_model(self)
+            resumed = start if resumed is None else resumed
+        # Until `fit` ends, another call with the same backup resumes this run.
+        self._interrupted = facts["start_epoch"] if resumed is None else resumed
+
     def save_weights(self, filepath, overwrite=True, max_shard_size=None):
         """Saves as `keras.Model.save_weights`, atomically and with a checksum.
 
         The old file at `filepath` stays until the new one is complete.
         """
         self.make_memory()
-        if max_shard_size is not None or not _is_local(filepath, ".weights.h5", overwrite):
-            return super().save_weights(filepath, overwrite, max_shard_size)
-        optimizer = getattr(self, "optimizer", None)
+        with processes.alone(self._saved_variables()) as writes:
+            if not writes:
+                return
+            if max_shard_size is not None or not _is_local(filepath, ".weights.h5", overwrite):
+                return super().save_weights(filepath, overwrite, max_shard_size)
+            # HDF5 aborts the process when a disk is full, so the room is reserved before.
+            room = sum(
+                4096 + np.dtype(variable.dtype).itemsize * math.prod(variable.shape)
+                for variable in self._saved_variables()
+            )
+            with replacing(filepath, room) as part:
+                super().save_weights(part)
+                sign(part, self.fingerprint() | {"epoch": self._epoch_of_fit + 1})
+
+    def _saved_variables(self) -> list:
+        """Variables of the model and of its optimizer, without images on the device."""
         images = {id(weight) for weight in self._device_stage.weights}
-        variables = self.variables + getattr(optimizer, "variables", [])
-        # HDF5 aborts the process when a disk is full, so the room is reserved before.
-        room = sum(
-            4096 + np.dtype(variable.dtype).itemsize * math.prod(variable.shape)
-            for variable in variables
-            if id(variable) not in images
-        )
-        with replacing(filepath, room) as part:
-            super().save_weights(part)
-            sign(part, self.fingerprint() | {"epoch": self._epoch_of_fit + 1})
+        variables = self.variables + getattr(getattr(self, "optimizer", None), "variables", [])
+        return [variable for variable in variables if id(variable) not in images]
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         """Loads as `keras.Model.load_weights`; rejects damaged files and other temperatures.
@@ -253,17 +286,24 @@ class Saving:
                 f"classifier only, `model.student.save({str(filepath)!r})`."
             )
         self.make_memory()
-        if not _is_local(filepath, ".keras", overwrite) or zipped is False:
-            return super().save(filepath, overwrite, zipped, **kwargs)
-        given = [layer for layer in compat.layers_of(self) if hasattr(layer, "is_stored")]
-        try:
-            for layer in given:
-                layer.is_stored = True
-            with replacing(filepath) as part:
-                super().save(part, zipped=zipped, **kwargs)
-        finally:
-            for layer in given:
-                layer.is_stored = False
+        with processes.alone(self._saved_variables()) as writes:
+            if not writes:
+                return
+            if not _is_local(filepath, ".keras", overwrite) or zipped is False:
+                return super().save(filepath, overwrite, zipped, **kwargs)
+            given = [layer for layer in compat.layers_of(self) if hasattr(layer, "is_stored")]
+            try:
+                for layer in given:
+                    layer.is_stored = True
+                with replacing(filepath) as part:
+                    super().save(part, zipped=zipped, **kwargs)
+            finally:
+                for layer in given:
+                    layer.is_stored = False
+
+    def get_weights(self) -> list[np.ndarray]:
+        """The values of all weights, the rows of other processes included."""
+        return [processes.numpy(weight) for weight in self.weights]
 
     def fingerprint(self) -> dict[str, Any]:
         """The run fingerprint: numbers, names and checksums that a resumed run must share."""

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lstsd import processes
 from keras_lstsd.checks import count
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
 from keras_lstsd.top_k import spread
@@ -190,7 +191,7 @@ class SampleTable(Table):
 
     def fill(self, batches: Iterable[tuple[Any, Any]]) -> None:
         """Writes rows outside a step, from pairs of int `[batch]` and log-probabilities."""
-        stored = [np.array(ops.convert_to_numpy(part)) for part in self.parts]
+        stored = [np.array(processes.numpy(part)) for part in self.parts]
         for index, log_probs in batches:
             rows = ops.maximum(ops.cast(log_probs, "float32"), LOG_FLOOR)
             for array, part in zip(stored, self.encoded(rows), strict=True):
@@ -219,8 +220,9 @@ class SampleTable(Table):
 
         They are those of temperature 1, whatever the table's T.
         """
-        known = written(ops.convert_to_numpy(self.rows)[: self.num_samples, 0])
-        decoded = [self.decoded(*(part[rows] for part in self.parts))[0] for rows in self.slices()]
+        parts = [*map(processes.numpy, self.parts)]
+        known = written(parts[0][: self.num_samples, 0])
+        decoded = [self.decoded(*(part[rows] for part in parts))[0] for rows in self.slices()]
         rows = np.concatenate([*map(ops.convert_to_numpy, decoded)])[: self.num_samples]
         rows = rows * self.temperature
         rows -= rows.max(axis=-1, keepdims=True)

@@ -249,6 +249,15 @@ def test_the_compiled_loss_takes_other_outputs():
     assert found == pytest.approx(float(model.losses[0])), moved("`_aggregate_additional_loss`")
 
 
+def test_the_stored_value_of_a_variable_is_replaced():
+    variable = keras.Variable(np.zeros(2, "float32"))
+    before = variable.value
+    compat.set_value(variable, X[0, :2])
+    np.testing.assert_array_equal(np.asarray(variable.value), [1, 2], err_msg=moved("`_value`"))
+    compat.set_value(variable, before)
+    np.testing.assert_array_equal(ops.convert_to_numpy(variable), [0, 0])
+
+
 def test_the_graph_of_a_functional_model_is_run_layer_by_layer():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(4, activation="relu")(inputs)))

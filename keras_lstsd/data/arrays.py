@@ -94,3 +94,21 @@ def _settings(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_settings(entry) for entry in value]
     return value if isinstance(value, int | float | str) else None
+
+
+def split(arrays: tuple, fraction: float) -> tuple[tuple, tuple]:
+    """Splits off the last `fraction` of the samples, as Keras's `validation_split` does."""
+    arrays = tuple(array for array in arrays if array is not None)
+    count = len(keras.tree.flatten(arrays[0])[0])
+    first = int(count * (1 - fraction))
+    if not 0 < first < count:
+        raise ValueError(
+            "`validation_split` leaves no samples on one side. "
+            f"Received: validation_split={fraction} with {count} samples. "
+            "Expected: a fraction between 0 and 1."
+        )
+
+    def cut(part):
+        return keras.tree.map_structure(lambda array: array[part], arrays)
+
+    return cut(slice(0, first)), cut(slice(first, count))

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lstsd import processes
 from keras_lstsd.checks import count
 from keras_lstsd.data import arrays
 from keras_lstsd.data.augmentation import CropAndFlip, mixes
@@ -24,7 +25,7 @@ class SampleBatches(keras.utils.PyDataset):
     Yields `({"inputs": x, "sample_index": int32 [batch]}, y[, sample_weight])`; in `fit` also the
     entries that its training step needs. A run that is interrupted and starts an epoch again gets
     the same batches, on TensorFlow and on JAX. `Distillation.fit` makes one from arrays and sets
-    the epoch.
+    the epoch. Each of several processes (JAX) has all arrays and reads its part of each batch.
 
     Images may be augmented by `augment` and then by `layers`. With `on_device`, all images are
     stored on the device, the host sends row numbers only, and `augment` runs inside the compiled
@@ -145,6 +146,12 @@ class SampleBatches(keras.utils.PyDataset):
         return self.num_batches
 
     @property
+    def sizes(self) -> set[int]:
+        """The sizes of an epoch's batches."""
+        size = min(self.batch_size, self.num_drawn)
+        return {size, self.num_drawn % size or size}
+
+    @property
     def distinct(self) -> bool:
         """Whether it is certain that no batch contains an index twice."""
         one_pass = self.steps_per_epoch is None or self.num_samples % self.batch_size == 0
@@ -200,8 +207,9 @@ class SampleBatches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple:
         if self._order is None:
             self._order = self.epoch_order()
+        rows = self._order[step * self.batch_size : (step + 1) * self.batch_size]
         # A copy, as the batch may contain it as its index.
-        rows = self._order[step * self.batch_size : (step + 1) * self.batch_size].copy()
+        rows = processes.own_part(rows).copy()
         draws = self.epoch_draws(rows) if self.draws else None
         return self._batch(self._arrays(), rows, draws, np.take, np)
 
@@ -350,51 +358,3 @@ class SampleBatches(keras.utils.PyDataset):
                     f"Received: {name} with {layer.compute_dtype}. Expected: "
                     f"`{name}(dtype='float32')`."
                 )
-
-
-def fingerprint(data: Any) -> dict[str, Any]:
-    """Numbers, names and checksums that identify training data; JSON-able, equal after a restart.
-
-    Args:
-        data: `SampleBatches`, a `tf.data.Dataset` (or distributed one), or other data for `fit`.
-
-    Returns:
-        For `SampleBatches`: `SampleBatches.fingerprint()`. For a `tf.data.Dataset`: its type,
-        cardinality and the `[dtype, shape]` of each part of an element. For other data: its type
-        and length. What is unknown is None.
-
-    Example:
-        >>> data = tf.data.Dataset.from_tensor_slices((np.zeros((6, 4)), np.zeros(6))).batch(2)
-        >>> keras_lstsd.data.batches.fingerprint(data)
-        # {"type": "tf.data.Dataset", "cardinality": 3,
-        #  "elements": [["float64", [None, 4]], ["float64", [None]]]}
-    """
-    if isinstance(data, SampleBatches):
-        return data.fingerprint()
-    if hasattr(data, "element_spec"):
-        return _dataset_fingerprint(data)
-    try:
-        length = len(data)
-    except (TypeError, NotImplementedError):
-        length = None
-    return {"type": type(data).__name__, "length": length}
-
-
-def _dataset_fingerprint(dataset: Any) -> dict[str, Any]:
-    import tensorflow as tf
-
-    is_local = isinstance(dataset, tf.data.Dataset)
-    # On several replicas a part of an element has one spec per replica.
-    specs = tf.nest.flatten(dataset.element_spec, expand_composites=True)
-    return {
-        # The class of a tf.data.Dataset is private and named after its last operation.
-        "type": "tf.data.Dataset" if is_local else type(dataset).__name__,
-        "cardinality": int(dataset.cardinality()) if is_local else None,
-        "elements": [_dtype_and_shape(spec) for spec in specs],
-    }
-
-
-def _dtype_and_shape(spec: Any) -> list:
-    dtype, shape = getattr(spec, "dtype", None), getattr(spec, "shape", None)
-    known = shape is not None and shape.rank is not None
-    return [dtype and dtype.name, shape.as_list() if known else None]

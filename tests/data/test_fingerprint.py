@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from keras_lstsd.data import CropAndFlip, SampleBatches, with_sample_index
-from keras_lstsd.data.batches import fingerprint
+from keras_lstsd.data.fingerprint import fingerprint
 
 X = np.arange(20, dtype="float32").reshape(10, 2)
 Y = np.arange(10)

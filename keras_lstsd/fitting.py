@@ -47,6 +47,9 @@ class Fitting:
         index. For a method with a memory per sample, a `tf.data.Dataset` carries its index: see
         `keras_lstsd.data.with_sample_index`. Other methods take any data that Keras takes.
 
+        Several JAX processes that train together get the same arrays and read their parts of each
+        batch. The first process writes backups, to a folder that all of them see.
+
         A sample without a label (-1, NaN, or an all-zero one-hot row) adds nothing to the compiled
         loss, whose divisor counts it, nor to metrics, and is guided as all others. `fit` finds such
         samples in arrays, for a crossentropy of Keras; otherwise write
@@ -54,7 +57,8 @@ class Fitting:
 
         Raises:
             ValueError: for data without an index where the method needs one, for more samples
-                than `num_samples`, and for arrays whose rows mean other samples than before. At
+                than `num_samples`, for arrays whose rows mean other samples than before, and for
+            batches that several devices cannot divide. At
                 the end of an epoch: for an out-of-range index, for an index that came to mean
                 another sample, and for a loss or weight that is not finite.
 

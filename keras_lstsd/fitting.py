@@ -126,7 +126,7 @@ class Fitting:
                 # Keras fills in missing classes for arrays only.
                 classes = max(self.num_classes, self.positions.labels)
                 class_weight = dict.fromkeys(range(classes), 1.0) | class_weight
-            with processes.reads_own_part(batches is not None):
+            with processes.as_given(batches is not None):
                 history = super().fit(
                     x,
                     y,

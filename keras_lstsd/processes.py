@@ -90,8 +90,8 @@ def alone(variables: list[keras.Variable]) -> Iterator[bool]:
 
 
 @contextmanager
-def reads_own_part(active: bool) -> Iterator[None]:
-    """Each process reads its own part of the data inside; Keras would divide tf.data only."""
+def as_given(active: bool) -> Iterator[None]:
+    """Keras takes the data of each process as it is inside; it can divide tf.data only."""
     distribution = keras.distribution.distribution() if active else None
     if distribution is None:
         yield

@@ -62,7 +62,7 @@ def divided(folder: Path, number: int, *names: str) -> dict:
     for name in names:
         dynamics = [TrainingDynamics(Y)] if name.startswith("lstsd") else []
         model = trained(name, callbacks=dynamics, validation_data=(X[:8], Y[:8]))
-        own = numbers_of(model)
+        own = numbers_of(model) | {"evaluated": model.evaluate(X, Y, batch_size=8, verbose=0)}
         # Each process stores its own rows only.
         own["rows"] = [
             [shard.data.shape[0] for shard in table.value.addressable_shards]
@@ -73,6 +73,7 @@ def divided(folder: Path, number: int, *names: str) -> dict:
             own["margin"] = callback.margin
         model.save_weights(folder / f"{name}.weights.h5")
         model.save(folder / f"{name}.keras")
+        model.save_weights(folder / f"of-{number}.weights.h5")
         model.load_weights(folder / f"{name}.weights.h5")
         own |= {f"loaded_{at}": value for at, value in enumerate(model.get_weights())}
         numbers |= {f"{name} {key}": value for key, value in own.items()}

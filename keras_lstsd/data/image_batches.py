@@ -35,7 +35,7 @@ def random_crop(draw: int, height: int, width: int) -> tuple[int, int, int, int,
 
     Example:
         >>> keras_lstsd.data.image_batches.random_crop(5, 375, 500)
-        # (76, 199, 265, 208, True)
+        # (80, 135, 293, 221, True)
 
     Source: Szegedy et al. 2015, as in the examples of PyTorch.
     """
@@ -72,7 +72,7 @@ def decode(encoded: bytes, size: int, draw: int | None = None) -> np.ndarray:
         tf.errors.InvalidArgumentError: for bytes that are no such image.
 
     Example:
-        >>> encoded = Path("images/cat/1.png").read_bytes()
+        >>> encoded = Path("images/class0/1.png").read_bytes()
         >>> keras_lstsd.data.image_batches.decode(encoded, 224).shape         # (224, 224, 3)
     """
     import tensorflow as tf

@@ -23,8 +23,8 @@ class ImageFiles(Sequence):
         paths: the files; their order is the sample index.
 
     Example:
-        >>> images = keras_lstsd.data.ImageFiles(["images/cat/1.png", "images/dog/1.png"])
-        >>> images.name(1)                                              # "images/dog/1.png"
+        >>> images = keras_lstsd.data.ImageFiles(["images/class0/1.png", "images/class1/1.png"])
+        >>> images.name(1)                                           # "images/class1/1.png"
     """
 
     def __init__(self, paths: Sequence[str | Path]):

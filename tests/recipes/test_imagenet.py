@@ -9,6 +9,7 @@ import pytest
 
 from recipes import runs
 from tests.encoded_images import jpeg, pixels, png, write_records, write_tree
+from tests.models import thorough
 from tests.recipes.loading import load
 from tests.recipes.test_recipes import ROOT, recipe, runs_in, start
 
@@ -73,7 +74,7 @@ def student_in(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lstsd", "dups"])
+@pytest.mark.parametrize("method", ["ps_kd", thorough("dups")])
 def test_a_killed_run_on_records_ends_with_the_same_bits(tmp_path, records, method):
     flags = [f"--data_dir={records}", f"--method={method}", "--smoke", "--epochs=4", "--export"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -94,13 +95,14 @@ def test_a_killed_run_on_records_ends_with_the_same_bits(tmp_path, records, meth
     history = resumed / run / "history.csv"
     assert 2 <= len(history.read_text().splitlines()) - 1 < 4
     start("imagenet", *flags, f"--output_dir={tmp_path / 'resumed'}")
-    assert (history.read_text()) == (whole / run / "history.csv").read_text()
+    assert history.read_text() == (whole / run / "history.csv").read_text()
     for first, second in zip(student_in(whole / run), student_in(resumed / run), strict=True):
         np.testing.assert_array_equal(first, second)
     import tensorflow as tf
 
-    serve = tf.saved_model.load(resumed / run / "serving").serve
-    probabilities = serve(np.zeros((2, 32, 32, 3), np.uint8))["probabilities"]
+    served = tf.saved_model.load(resumed / run / "serving")
+    probabilities = served.serve(np.zeros((2, 32, 32, 3), np.uint8))
+    np.testing.assert_allclose(probabilities.numpy().sum(-1), [1, 1], rtol=1e-5)
     assert probabilities.shape == (2, 3)
     stored = [runs_in(folder)[0] for folder in (whole, resumed)]
     for figure in ("score", "top_5", "nll", "ece"):

@@ -250,7 +250,7 @@ def train(
         verbose=0,
         callbacks=callbacks,
         validation_data=test,
-        validation_freq=VALIDATION_FREQ,
+        validation_freq=min(VALIDATION_FREQ, epochs),
     )
     model.student.save(folder / "student.keras")
     if export:

@@ -83,8 +83,7 @@ def decode(encoded: bytes, size: int, draw: int | None = None) -> np.ndarray:
         height, width, _ = image.shape
         if draw is None:
             flip, shorter = False, round(size * SHORTER / CENTRE)
-            scale = shorter / min(height, width)
-            sides = [max(shorter, int(side * scale)) for side in (height, width)]
+            sides = [shorter * side // min(height, width) for side in (height, width)]
             offsets = [-float(round((side - size) / 2)) for side in sides]
         else:
             top, left, height, width, flip = random_crop(draw, height, width)

@@ -48,7 +48,7 @@ def image_folder(
     """The images of a folder tree `folder/<class>/<image>`, as JPEG, PNG, GIF or BMP.
 
     Classes and the images of a class are sorted by name, so a row means the same image after a
-    restart. Files with other endings are ignored, and so are hidden folders.
+    restart. Files with other endings, hidden folders and folders inside a class are ignored.
 
     Args:
         folder: the folder.
@@ -134,7 +134,7 @@ class ImageRecords(Sequence):
                     parts = [stored[name] for name in ("counts", "places", "labels")]
         if parts is None:
             with ThreadPoolExecutor() as pool:
-                scanned = list(pool.map(self._scan, self.files))
+                scanned = list(pool.map(self._scan, range(len(self.files))))
             counts = np.array([len(labels) for _, labels in scanned], np.int64)
             parts = [counts, *(np.concatenate(part) for part in zip(*scanned, strict=True))]
             if cache is not None:
@@ -165,10 +165,10 @@ class ImageRecords(Sequence):
         file = int(np.searchsorted(self._ends, row, side="right"))
         return file, row - (int(self._ends[file - 1]) if file else 0)
 
-    def _scan(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+    def _scan(self, file: int) -> tuple[np.ndarray, np.ndarray]:
         """Places `[records, 2]` (offset and length of the content) and labels of a file."""
-        places, labels = [], []
-        file, size, at = self.files.index(path), os.path.getsize(path), 0
+        places, labels, path = [], [], self.files[file]
+        size, at = os.path.getsize(path), 0
         with open(path, "rb") as stream:
             while at < size:
                 header = stream.read(LENGTH + CHECKSUM)

@@ -1,6 +1,5 @@
 import itertools
 import subprocess
-import sys
 import time
 
 import keras
@@ -107,16 +106,3 @@ def test_a_killed_run_on_records_ends_with_the_same_bits(tmp_path, records, meth
     stored = [runs_in(folder)[0] for folder in (whole, resumed)]
     for figure in ("score", "top_5", "nll", "ece"):
         assert stored[0][figure] == stored[1][figure]
-
-
-@pytest.mark.slow
-def test_the_smallest_form_needs_no_data(tmp_path):
-    flags = ("--smoke", "--epochs=1", "--method=vanilla", f"--output_dir={tmp_path}/out")
-    start("imagenet", *flags)
-    (stored,) = runs_in(tmp_path / "out-smoke")
-    # Four classes.
-    assert stored["top_5"] == 100
-    command = [sys.executable, "-m", "recipes.imagenet"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "Expected: --data_dir=DIR" in result.stderr

@@ -263,6 +263,9 @@ class Seen(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.optimizer, self.trained = self.model.optimizer, self.model
 
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs = logs
+
 
 def test_a_run_has_the_settings_and_its_score_is_that_of_its_student(tmp_path):
     import tensorflow as tf
@@ -286,7 +289,9 @@ def test_a_run_has_the_settings_and_its_score_is_that_of_its_student(tmp_path):
     assert outcome["score"] == pytest.approx(100 * (order[:, :1] == labels).mean())
     assert outcome["top_5"] == pytest.approx(100 * (order[:, :5] == labels).any(-1).mean())
     assert outcome["score"] < outcome["top_5"] < 100
-    served = tf.saved_model.load(tmp_path / "serving").serve(centres)
+    assert 100 * seen.logs["val_accuracy"] == pytest.approx(outcome["score"])
+    loaded = tf.saved_model.load(tmp_path / "serving")
+    served = loaded.serve(centres)
     np.testing.assert_allclose(served["probabilities"], probabilities, atol=1e-5)
     names = [name.decode() for name in served["class_name"].numpy()]
     assert names == [f"class {number}" for number in order[:, 0]]

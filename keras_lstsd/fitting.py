@@ -271,7 +271,7 @@ class Fitting:
         if batches is not None:
             for first in range(0, batches.num_samples, batches.batch_size):
                 rows = slice(first, first + batches.batch_size)
-                inputs = keras.tree.map_structure(lambda array, at=rows: array[at], batches.inputs)
+                inputs = batches.plain_inputs(rows)
                 yield inputs, batches.sample_index[rows], self.of_guided(batches.labels[0])[rows]
             return
         if isinstance(source, Iterator):

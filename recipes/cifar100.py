@@ -303,12 +303,7 @@ def network_reports(networks: Sequence[str], methods: Sequence[str]) -> Callable
 
 def seeds() -> list[int]:
     """The values of --seed."""
-    if not all(seed.isdecimal() for seed in SEED.value.split(",")):
-        raise SystemExit(
-            f"--seed has a value that is not a whole number. Received: --seed={SEED.value}. "
-            "Expected: whole numbers with commas between, such as --seed=0,1,2."
-        )
-    return [int(seed) for seed in SEED.value.split(",")]
+    return options.seeds(SEED.value)
 
 
 def product(networks: Sequence[str], methods: Sequence[str]) -> list[dict]:

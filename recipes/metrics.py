@@ -23,6 +23,22 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.mean(labels == predictions))
 
 
+def top_accuracy(labels: np.ndarray, probabilities: np.ndarray, k: int) -> float:
+    """The share of labels that fewer than k other classes exceed.
+
+    Args:
+        labels: int `[rows]`.
+        probabilities: float `[rows, classes]`.
+        k: how many guesses count.
+
+    Example:
+        >>> recipes.metrics.top_accuracy(np.array([1, 2]), np.array([[0.5, 0.3, 0.2]] * 2), 2)
+        # 0.5
+    """
+    given = probabilities[np.arange(len(labels)), labels]
+    return float(np.mean((probabilities > given[:, None]).sum(-1) < k))
+
+
 def ranking(scores: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
     """How well scores rank wrong labels first, in %.
 

@@ -55,3 +55,17 @@ def names(flag: str, value: str, known: Sequence[str]) -> list[str]:
             f"list of {', '.join(known)}."
         )
     return chosen
+
+
+def seeds(value: str) -> list[int]:
+    """The numbers in the value of `--seed`.
+
+    Raises:
+        SystemExit: for a value that is not whole numbers with commas between them.
+    """
+    if not all(seed.isdecimal() for seed in value.split(",")):
+        raise SystemExit(
+            f"--seed has a value that is not a whole number. Received: --seed={value}. "
+            "Expected: whole numbers with commas between, such as --seed=0,1,2."
+        )
+    return [int(seed) for seed in value.split(",")]

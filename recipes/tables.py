@@ -41,7 +41,8 @@ def method_table(
 ) -> str:
     """Mean and standard deviation of each method, and its paired difference to plain training.
 
-    Where the runs have them, also the negative log-likelihood and the calibration error.
+    Where the runs have them, also the top-5 accuracy, the negative log-likelihood and the
+    calibration error.
 
     Args:
         results: the results.
@@ -53,7 +54,7 @@ def method_table(
     baseline = results.scores(method="vanilla", **name)
     figures = {
         figure: column
-        for figure, column in {"nll": "NLL", "ece": "ECE, %"}.items()
+        for figure, column in {"top_5": "top-5, %", "nll": "NLL", "ece": "ECE, %"}.items()
         if any(figure in stored for stored in results.runs)
     }
     rows = []

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import keras_lstsd
+from tests.encoded_images import png, write_records, write_tree
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "BUILD.md", *sorted((ROOT / "recipes/results").glob("*.md"))]
@@ -170,6 +171,9 @@ def test_docstring_example_runs(name, namespace, tmp_path, monkeypatch):
     (tmp_path / "cifar-100-binary").mkdir()
     (tmp_path / "cifar-100-binary/train.bin").write_bytes(bytes(3074))
     monkeypatch.setitem(keras_lstsd.data.cifar100.SIZES, "train", 1)
+    write_tree(tmp_path / "images", classes=2, each=2)
+    (tmp_path / "records").mkdir()
+    write_records(tmp_path / "records/train-00000-of-00001", [png(0)], [1])
     hidden, head = keras.layers.Dense(4), keras.layers.Dense(10, activation="softmax")
     student = keras.Sequential([keras.Input((4,)), hidden, head])
     model = keras_lstsd.LSTSD(student, num_samples=12)

@@ -110,6 +110,34 @@ def mixes(layer: Any) -> bool:
     )
 
 
+def check_mixing(layers: Sequence[Any], y: Any) -> None:
+    """Rejects labels that cannot be mixed, and a layer that mixes in half precision.
+
+    Raises:
+        ValueError: for a layer that mixes samples, when labels are not one-hot, or when it does
+            not compute in float32.
+    """
+    mixing = [layer for layer in layers if mixes(layer)]
+    if not mixing:
+        return
+    shape = keras.tree.map_structure(lambda array: array.shape, y)
+    is_one = isinstance(y, np.ndarray) and y.ndim == 2
+    if not is_one or (y.shape[1] == 1 and y.dtype.kind in "iu"):
+        raise ValueError(
+            "A layer that mixes samples needs one-hot labels. "
+            f"Received: labels of shape {shape}. Expected: one-hot labels "
+            "[samples, classes]; write `y = keras.utils.to_categorical(y)`."
+        )
+    for layer in mixing:
+        if layer.compute_dtype != "float32":
+            name = type(layer).__name__
+            raise ValueError(
+                "A layer that mixes samples must compute their weights in float32. "
+                f"Received: {name} with {layer.compute_dtype}. Expected: "
+                f"`{name}(dtype='float32')`."
+            )
+
+
 def transform(layers: Sequence[Any], images: Any, draws: Any) -> tuple[Any, Any]:
     """Applies preprocessing layers to a batch, with random numbers that follow from `draws`.
 

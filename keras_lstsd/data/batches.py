@@ -9,7 +9,7 @@ import numpy as np
 from keras_lstsd import processes
 from keras_lstsd.checks import count
 from keras_lstsd.data import arrays
-from keras_lstsd.data.augmentation import CropAndFlip, mixes
+from keras_lstsd.data.augmentation import CropAndFlip, check_mixing
 from keras_lstsd.data.index import is_indexed
 from keras_lstsd.data.order import mix, sample_order
 
@@ -100,7 +100,7 @@ class SampleBatches(keras.utils.PyDataset):
             self.image_size = self.inputs.shape[1:3]
             # A view, which saves the memory of a second copy.
             self.inputs = self.pixels[:-1].reshape(self.inputs.shape)
-        self._check_mixing()
+        check_mixing(self.layers, self.labels[0])
         # Set by `fit`: whether no index is repeated in a batch or out of range.
         self.index_validated = False
         self.start_epoch(0)
@@ -176,6 +176,14 @@ class SampleBatches(keras.utils.PyDataset):
         self.epoch = epoch
         self._seed = seed if self.seed is None else self.seed
         self._order = None
+
+    def plain_inputs(self, rows: Any) -> Any:
+        """The inputs of a row, of an array or of a slice of rows, without augmentation."""
+        return keras.tree.map_structure(lambda array: array[rows], self.inputs)
+
+    def stored_inputs(self, rows: Any) -> Any:
+        """What checksums of the inputs of rows are computed of."""
+        return self.plain_inputs(rows)
 
     def epoch_order(self) -> np.ndarray:
         """Row numbers in the order in which the current epoch draws them, int32."""
@@ -298,12 +306,11 @@ class SampleBatches(keras.utils.PyDataset):
         """
         last = self.num_samples - 1
         rows = np.linspace(0, last, min(self.num_samples, CHECKED_SAMPLES)).astype(int)
-        inputs = keras.tree.map_structure(lambda array: array[rows], self.inputs)
         layers = [[type(layer).__name__, arrays.layer_checksum(layer)] for layer in self.layers]
         return {
             "type": type(self).__name__,
             "samples": self.num_samples,
-            "checksum": arrays.checksum((inputs, self.sample_index, self.labels)),
+            "checksum": arrays.checksum((self.stored_inputs(rows), self.sample_index, self.labels)),
             "batches": self.num_batches,
             "drawn": self.num_drawn,
             "batch_size": self.batch_size,
@@ -332,29 +339,7 @@ class SampleBatches(keras.utils.PyDataset):
         index, first = np.unique(self.sample_index[rows], return_index=True)
         checksums = {}
         for sample, row in zip(index.tolist(), rows[first].tolist(), strict=True):
-            inputs = keras.tree.map_structure(lambda array, row=row: array[row], self.inputs)
+            inputs = self.stored_inputs(row)
             label = keras.tree.map_structure(lambda array, row=row: array[row], self.labels[0])
             checksums[sample] = arrays.checksum(inputs), arrays.label_checksum(label)
         return checksums
-
-    def _check_mixing(self) -> None:
-        """Rejects labels that cannot be mixed, and a layer that mixes in half precision."""
-        mixing, y = [layer for layer in self.layers if mixes(layer)], self.labels[0]
-        if not mixing:
-            return
-        shape = keras.tree.map_structure(lambda array: array.shape, y)
-        is_one = isinstance(y, np.ndarray) and y.ndim == 2
-        if not is_one or (y.shape[1] == 1 and y.dtype.kind in "iu"):
-            raise ValueError(
-                "A layer that mixes samples needs one-hot labels. "
-                f"Received: labels of shape {shape}. Expected: one-hot labels "
-                "[samples, classes]; write `y = keras.utils.to_categorical(y)`."
-            )
-        for layer in mixing:
-            if layer.compute_dtype != "float32":
-                name = type(layer).__name__
-                raise ValueError(
-                    "A layer that mixes samples must compute their weights in float32. "
-                    f"Received: {name} with {layer.compute_dtype}. Expected: "
-                    f"`{name}(dtype='float32')`."
-                )

@@ -26,7 +26,7 @@ starts_processes = [pytest.mark.slow, pytest.mark.tensorflow]
 def compared(found, expected):
     assert found.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_divided_tables_are_stored_once_and_train_the_same(tmp_path):
         weights = keras.models.load_model(tmp_path / "two" / f"{name}.keras").get_weights()
         others = keras.models.load_model(tmp_path / "one" / f"{name}.keras").get_weights()
         for weight, other in zip(weights, others, strict=True):
-            np.testing.assert_allclose(weight, other, atol=1e-5)
+            np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

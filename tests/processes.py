@@ -36,7 +36,8 @@ def trained(name: str, data=None, **options):
 
     keras.utils.set_random_seed(1)
     model = made(name, dense_student())
-    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    # With 0.1 FeatureMatching is unstable: an error of the last bit grows to 1e-4.
+    model.compile(keras.optimizers.SGD(0.03), "sparse_categorical_crossentropy")
     data = {"x": X, "y": Y, "batch_size": 8} if data is None else {"x": data}
     model.fit(**data, epochs=EPOCHS, verbose=0, **options)
     return model

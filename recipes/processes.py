@@ -35,6 +35,7 @@ import keras
 from absl import app, flags
 
 import keras_lstsd
+from keras_lstsd import saving
 from recipes import machine, options, runs, tables
 from recipes.timing import in_turn, ratios, ratios_row
 from recipes.workloads import STUDENTS, trainable
@@ -146,6 +147,9 @@ def costs(students: list[str]) -> None:
             cells.append(ratios(figures[f"{kind}, divided tables"], figures[kind]))
         result = {"run": {"student": student}, "cells": cells, "figures": figures}
         record["runs"].append(result | {"environment": machine.environment()})
+        # After each row, as it takes ten minutes.
+        with saving.replacing(folder / "results.json") as part:
+            part.write_text(json.dumps(record, indent=1))
         runs.progress(" | ".join(cells))
     table = tables.markdown(columns, [result["cells"] for result in record["runs"]])
     page = tables.write(folder / "table.md", table, record)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_lstsd.losses import log_softmax
+from keras_lstsd.outputs import hard_classes_of
 from keras_lstsd.tables import SampleTable, mix_rows, read
 
 Tensor = Any
@@ -48,19 +49,22 @@ class Step(NamedTuple):
 
         Where inputs are mixed from several samples, their rows are mixed with the same weights.
         """
-        if isinstance(tables, list):
-            log_probs, known = read(self.sample_index, tables, self.index_validated)
-        else:
-            log_probs, known = tables.read(self.sample_index, self.index_validated)
+        first, like = keras.tree.flatten(tables)[0], None
+        temperature = first.temperature
+        if first.top_k is not None and self.mixing is None:
+            like = log_softmax(self.logits, temperature)
+        log_probs, known = read(self.sample_index, tables, self.index_validated, like)
         if self.mixing is None:
             return log_probs, known
-        temperature = keras.tree.flatten(tables)[0].temperature
         log_probs, known = mix_rows(self.mixing, log_softmax(log_probs, 1 / temperature), known)
         return log_softmax(log_probs, temperature), known
 
     def write(self, table: SampleTable, log_probs: Tensor) -> None:
         """Writes log-probabilities `[batch, classes]` to the samples' rows of a table."""
-        table.write(self.sample_index, log_probs, self.index_validated)
+        labels = None
+        if table.top_k is not None:
+            labels = hard_classes_of(self.y, log_probs.shape[-1])
+        table.write(self.sample_index, log_probs, self.index_validated, labels)
 
 
 @dataclass(frozen=True)

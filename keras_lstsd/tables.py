@@ -10,7 +10,7 @@ from keras import ops
 from keras_lstsd import processes
 from keras_lstsd.checks import count
 from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
-from keras_lstsd.top_k import spread
+from keras_lstsd.top_k import spread, with_labels
 from keras_lstsd.variables import from_all_replicas, gather, scatter
 
 # A log-probability is never positive, except by rounding: an entry of 1 marks an unwritten row.
@@ -47,7 +47,7 @@ class Table(keras.layers.Layer):
         """What is stored of each row, in one variable or more."""
         return [self.rows]
 
-    def encoded(self, rows: Any) -> tuple[Any, ...]:
+    def encoded(self, rows: Any, labels: Any = None) -> tuple[Any, ...]:
         """Rows as they are stored, in the order of `parts`."""
         return (rows,)
 
@@ -62,7 +62,9 @@ class Table(keras.layers.Layer):
         places = f"{positions} positions x " if positions > 1 else ""
         return f"{self.num_samples // positions} samples x {places}{self.rows.shape[1]} values"
 
-    def write(self, index: Any, rows: Any, index_validated: bool = False) -> None:
+    def write(
+        self, index: Any, rows: Any, index_validated: bool = False, labels: Any = None
+    ) -> None:
         """Scatters rows `[batch, width]` to int `[batch]`; the last of equal indices is kept.
 
         Under `tf.distribute` each replica writes the rows of all, so every copy of the table is
@@ -73,6 +75,7 @@ class Table(keras.layers.Layer):
             rows: their rows.
             index_validated: whether the index is known to be an int32 vector without repeated and
                 out-of-range values. Then the checks for these are left out.
+            labels: None, or classes `[batch]` that a table of `top_k` stores too; -1 for none.
 
         Raises:
             ValueError: for rows of another width, or an index that is not a vector.
@@ -87,7 +90,7 @@ class Table(keras.layers.Layer):
                 f"of shape {shape} for {size} indices. Expected: a row of shape ({expected[1]},) "
                 "for each index."
             )
-        index, *rows = from_all_replicas(index, *self.encoded(ops.stop_gradient(rows)))
+        index, *rows = from_all_replicas(index, *self.encoded(ops.stop_gradient(rows), labels))
         if not index_validated:
             # Sorting by index costs the same for any table size, and keeps the order of equal
             # indices. `top_k` raises where there are fewer indices than rows.
@@ -112,7 +115,8 @@ class SampleTable(Table):
         dtype: `"float32"` or `"float16"`; `read` always returns float32.
         temperature: T > 0, of the rows.
         top_k: k, how many of the largest entries of a row are stored, as float16 and with their
-            classes: 6 bytes each. `read` spreads the rest of the mass evenly. None for all.
+            classes: 6 bytes each. In a training the label's class is one of them. `read` spreads
+            the rest of the mass: see `top_k.spread`. None for all.
 
     Raises:
         ValueError: for another dtype, and for a `top_k` below 1.
@@ -162,15 +166,18 @@ class SampleTable(Table):
     def parts(self) -> list[keras.Variable]:
         return [self.rows] if self.top_k is None else [self.rows, self.classes]
 
-    def encoded(self, rows: Any) -> tuple[Any, ...]:
-        return (rows,) if self.top_k is None else ops.top_k(rows, self.rows.shape[1])
+    def encoded(self, rows: Any, labels: Any = None) -> tuple[Any, ...]:
+        if self.top_k is None:
+            return (rows,)
+        kept = ops.top_k(rows, self.rows.shape[1])
+        return tuple(kept) if labels is None else with_labels(rows, *kept, labels)
 
-    def decoded(self, rows: Any, classes: Any = None) -> tuple[Any, Any]:
+    def decoded(self, rows: Any, classes: Any = None, like: Any = None) -> tuple[Any, Any]:
         """Stored parts `[..., stored]` as rows, float32 `[..., classes]`, and which are known."""
         known = written(rows)
         if classes is not None:
             known = known[..., :1]
-            return spread(ops.where(known, rows, 0), classes, self.width), known
+            return spread(ops.where(known, rows, 0), classes, self.width, like), known
         rows = ops.cast(rows, "float32")
         if self.rows.dtype == "float16":
             # Rounded rows do not sum to 1, which would add to a divergence.
@@ -181,13 +188,13 @@ class SampleTable(Table):
         """Makes the rows for a model's samples and classes."""
         self.build((model.num_rows, model.num_classes))
 
-    def read(self, index: Any, index_validated: bool = False) -> tuple[Any, Any]:
+    def read(self, index: Any, index_validated: bool = False, like: Any = None) -> tuple[Any, Any]:
         """Gathers rows: int `[batch]` -> (float32 `[batch, classes]`, bool known).
 
         All entries of a row are known, or none: `known` has the shape of the rows, or `[batch, 1]`
-        with `top_k`. For `index_validated` see `write`.
+        with `top_k`. For `index_validated` see `write`, for `like` `top_k.spread`.
         """
-        return read(index, self, index_validated)
+        return read(index, self, index_validated, like)
 
     def fill(self, batches: Iterable[tuple[Any, Any]]) -> None:
         """Writes rows outside a step, from pairs of int `[batch]` and log-probabilities."""
@@ -231,12 +238,15 @@ class SampleTable(Table):
 
 
 def read(
-    index: Any, tables: SampleTable | list[SampleTable], index_validated: bool = False
+    index: Any,
+    tables: SampleTable | list[SampleTable],
+    index_validated: bool = False,
+    like: Any = None,
 ) -> tuple[Any, Any]:
     """Gathers rows of a table, or of a list of tables of one kind, stacked in this order.
 
     int `[batch]` -> (float32 `[..., batch, classes]`, bool known). For `known` see
-    `SampleTable.read`, for `index_validated` `SampleTable.write`.
+    `SampleTable.read`, for `index_validated` `SampleTable.write`, for `like` `top_k.spread`.
     """
     first = tables[0] if isinstance(tables, list) else tables
     if not index_validated:
@@ -246,7 +256,7 @@ def read(
         stored = [ops.stack([gather(part, index) for part in each]) for each in parts]
     else:
         stored = [gather(part, index) for part in tables.parts]
-    rows, known = first.decoded(*stored)
+    rows, known = first.decoded(*stored, like=like)
     return ops.stop_gradient(rows), known if index_validated else known & valid[:, None]
 
 

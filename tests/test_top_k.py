@@ -2,7 +2,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstsd import ELR, LSTSD, PSKD, KnowledgeDistillation, TemporalEnsembling, tables
+from keras_lstsd import (
+    ELR,
+    LSTSD,
+    PSKD,
+    KnowledgeDistillation,
+    TemporalEnsembling,
+    label_quality,
+    tables,
+    top_k,
+)
 from keras_lstsd.tables import SampleTable
 from tests import oracles
 from tests.methods.linear import CLASSES as LINEAR_CLASSES
@@ -36,6 +45,53 @@ def test_the_largest_probabilities_are_kept_and_the_rest_is_spread_evenly(k):
     assert numpy(known).all()
     np.testing.assert_allclose(np.exp(numpy(rows)), spread(ROWS, k), atol=2e-3)
     np.testing.assert_allclose(np.exp(numpy(rows)).sum(-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
+def test_the_rest_is_shared_as_the_student_does(k):
+    like = oracles.log_softmax(np.random.default_rng(1).normal(size=(SAMPLES, CLASSES)) * 3)
+    index = np.arange(SAMPLES, dtype="int32")
+    rows, _ = table(k).read(index, like=like.astype("float32"))
+    p, q = np.exp(ROWS), np.exp(like)
+    kept = oracles.kept_classes(p, k)
+    expected = oracles.shared_rest(p, kept, q) if k < CLASSES else p
+    np.testing.assert_allclose(np.exp(numpy(rows)), expected, atol=2e-3)
+    # The divergence is that of the kept classes and of all others as one class.
+    rows = numpy(rows).astype("float64")
+    found = (q * (like - rows)).sum(-1)
+    others = (np.where(kept, 0, part).sum(-1) for part in (q, np.exp(rows)))
+    q_rest, p_rest = (np.maximum(part, 1e-300) for part in others)
+    lumped = np.where(kept, q * (like - rows), 0).sum(-1) + q_rest * np.log(q_rest / p_rest)
+    np.testing.assert_allclose(found, lumped, atol=1e-5)
+
+
+def test_the_rest_of_a_certain_student_has_its_mass():
+    """The kept classes have all but 1e-12 of the student's mass: shares of the rest stay exact."""
+    kept = np.log([[0.6, 0.3]]).astype("float32")
+    like = np.array([[0.0, -30.0, -29.0, -28.0]], "float32")
+    rows = np.exp(numpy(top_k.spread(kept, np.array([[0, 1]], "int32"), 4, like)))
+    shares = np.exp([-29.0, -28.0])
+    np.testing.assert_allclose(rows[0, :2], [0.6, 0.3], rtol=1e-5)
+    np.testing.assert_allclose(rows[0, 2:], 0.1 * shares / shares.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("k", "label", "expected"),
+    [
+        (2, 3, {0: 0.5, 3: 0.05}),
+        (2, 2, {0: 0.5, 2: 0.3}),
+        (2, -1, {0: 0.5, 2: 0.3}),
+        (3, 3, {0: 0.5, 2: 0.3, 3: 0.05}),
+        (1, 3, {0: 0.5}),
+    ],
+)
+def test_the_class_of_a_label_is_stored(k, label, expected):
+    made = table(k, ROWS[:0])
+    row = np.log([[0.5, 0.14, 0.3, 0.05, 0.01]]).astype("float32")
+    made.write(np.array([4]), row, labels=np.array([label]))
+    values, classes = (numpy(part)[4] for part in made.parts)
+    found = dict(zip(classes.tolist(), np.exp(values.astype("float64")), strict=True))
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_rows_that_a_step_writes_are_those_of_fill():
@@ -144,6 +200,19 @@ def test_a_step_writes_the_largest_probability_of_each_sample(cls, jit_compile):
     rest = np.sort(np.exp(log_probs / temperature), axis=-1)[:, :-1]
     np.testing.assert_allclose(rest, np.broadcast_to(rest[:, :1], rest.shape), rtol=1e-4)
     assert model.pending.parts[1].shape == (*model.pending.rows.shape[:1], 1)
+
+
+@each
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_labels_have_the_margins_of_whole_rows(cls, jit_compile):
+    """In epoch 0, which has no teachers."""
+    margins = []
+    for settings in ({"top_k": 2}, {"table_dtype": "float16"}):
+        model, _ = trained(cls, epochs=1, jit_compile=jit_compile, **settings)
+        log_probs, known = model.pending.numpy()
+        assert known.all()
+        margins.append(label_quality.margins(log_probs, Y))
+    np.testing.assert_allclose(*margins, atol=0.02)
 
 
 def test_an_average_of_many_rows_is_made_in_parts(monkeypatch):

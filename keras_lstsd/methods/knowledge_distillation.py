@@ -40,8 +40,8 @@ class KnowledgeDistillation(Distillation):
         temperature: T > 0, for both sides. 4 on CIFAR-100, 1 on GLUE.
         stored: whether the teacher is asked once per sample. It then sees the inputs without
             augmentation, which is not the same where `SampleBatches` augment.
-        top_k: with `stored=True`, how many classes of a row are kept; None for all. The rest of
-            the probability is spread evenly over the other classes.
+        top_k: with `stored=True`, how many classes of a row are kept; None for all. The student
+            shares the rest of the probability among the others; see `top_k.spread`.
         table_dtype: `"float32"` or `"float16"`, of a stored row of all classes.
         teacher_inputs: None, or a function from the student's inputs to the teacher's.
         teacher_from_logits: whether the teacher's outputs are logits. None: decided by its last

@@ -41,14 +41,14 @@ def linear_teacher(activation=None, features=FEATURES):
     return network, lambda x: x.astype("float64") @ kernel + bias
 
 
-def compare(teacher, logits, jit_compile, weights=None, **settings):
+def compare(teacher, logits, jit_compile, weights=None, kept=None, **settings):
     before = teacher.get_weights()
     expected = follow(
         oracles.knowledge_distillation,
         KnowledgeDistillation,
         nothing,
         jit_compile,
-        simulated=SETTINGS | {"teacher": logits},
+        simulated=SETTINGS | {"teacher": logits, "kept": kept},
         weights=weights,
         **SETTINGS,
         teacher=teacher,
@@ -101,7 +101,7 @@ def test_sample_weights_apply_to_both_parts_of_the_loss(settings):
 
 
 @pytest.mark.parametrize("jit_compile", [False, slow(True)])
-def test_stored_rows_of_k_classes_teach_with_an_even_rest(jit_compile):
+def test_stored_rows_of_k_classes_teach_these_and_the_mass_of_the_rest(jit_compile):
     """Kept as float16; the simulation takes the rows ln p of the table, which are those at T."""
     teacher, logits = linear_teacher()
     settings = {"stored": True, "top_k": 2}
@@ -113,13 +113,14 @@ def test_stored_rows_of_k_classes_teach_with_an_even_rest(jit_compile):
     rows, known = model.teacher_rows.read(np.arange(SAMPLES))
     assert keras.ops.convert_to_numpy(known).all()
     temperature = SETTINGS["temperature"]
-    expected = oracles.kept_classes(logits(X), 2, temperature)
-    assert np.abs(expected - oracles.softmax(logits(X) / temperature)).max() > 0.02
+    p = oracles.softmax(logits(X) / temperature)
+    kept = oracles.kept_classes(p, 2)
+    expected = oracles.shared_rest(p, kept, np.ones_like(p))
+    assert np.abs(expected - p).max() > 0.02
     rows = keras.ops.convert_to_numpy(rows)
     np.testing.assert_allclose(np.exp(rows), expected, atol=2e-3)
-    compare(
-        teacher, temperature * rows.astype("float64"), jit_compile, num_samples=SAMPLES, **settings
-    )
+    rows = temperature * rows.astype("float64")
+    compare(teacher, rows, jit_compile, kept=kept, num_samples=SAMPLES, **settings)
 
 
 @pytest.mark.parametrize("top_k", [CLASSES, CLASSES + 3])

@@ -27,7 +27,7 @@ from tests.oracles.common import (
 from tests.oracles.dups import dups
 from tests.oracles.elr import elr, regularizer
 from tests.oracles.generations import ensemble, two_generations
-from tests.oracles.knowledge_distillation import kept_classes, knowledge_distillation
+from tests.oracles.knowledge_distillation import kept_classes, knowledge_distillation, shared_rest
 from tests.oracles.lstsd import lstsd, timeline
 from tests.oracles.mean_teacher import mean_teacher
 from tests.oracles.prokt import prokt
@@ -65,6 +65,7 @@ __all__ = [
     "rco",
     "regularizer",
     "sgd",
+    "shared_rest",
     "single_teacher",
     "snapshot_distillation",
     "snapshot_ensemble_predict",

@@ -105,14 +105,29 @@ def as_given(active: bool) -> Iterator[None]:
 
 
 def of_first(function: Callable[[], int | None]) -> int | None:
-    """What a function returns in the first process; the others do not call it, and wait."""
+    """What a function returns in the first process; the others do not call it, and wait.
+
+    Raises:
+        RuntimeError: in the others, where it failed in the first one.
+    """
     if count() == 1:
         return function()
     from jax.experimental import multihost_utils
 
-    result = function() if writes() else None
-    sent = np.array([result is not None, result or 0], "int32")
-    has_result, result = multihost_utils.broadcast_one_to_all(sent).tolist()
+    result = failure = None
+    try:
+        result = function() if writes() else None
+    except Exception as error:
+        failure = error
+    sent = np.array([failure is not None, result is not None, result or 0], "int32")
+    failed, has_result, result = multihost_utils.broadcast_one_to_all(sent).tolist()
+    if failure is not None:
+        raise failure
+    if failed:
+        raise RuntimeError(
+            "The first process stopped with an error. Received: an error there. Expected: the "
+            "cause in its output; then start all processes again."
+        )
     return result if has_result else None
 
 

@@ -132,13 +132,23 @@ def faults(folder: Path, number: int) -> dict:
     def message(call, *arguments, **options):
         try:
             call(*arguments, **options)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             return str(error)
         return "no error"
 
-    model = made("lstsd", dense_student())
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    numbers = {"labels": message(model.fit, X, (Y + number) % 3, batch_size=2)}
+    def compiled(**settings):
+        model = made("lstsd", dense_student(), **settings)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    backup = keras.callbacks.BackupAndRestore(
+        folder / "backup", double_checkpoint=True, delete_checkpoint=False
+    )
+    compiled().fit(X, Y, batch_size=2, verbose=0, callbacks=[backup])
+    model = compiled(temperature=3.0)
+    of_another_run = message(model.fit, X, Y, batch_size=2, callbacks=[backup])
+    numbers = {"backup": of_another_run}
+    numbers["labels"] = message(model.fit, X, (Y + number) % 3, batch_size=2)
     numbers["batches"] = message(model.fit, X, Y, batch_size=3)
     numbers["predict"] = message(model.predict, X)
     keras.distribution.set_distribution(None)

@@ -106,7 +106,10 @@ def test_a_training_that_lost_a_process_ends_as_an_uninterrupted_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_processes_that_cannot_train_together_are_rejected(tmp_path):
-    for found in finish("faults", tmp_path):
+    first, second = finish("faults", tmp_path)
+    assert "is of another run" in str(first["backup"])
+    assert "The first process stopped with an error" in str(second["backup"])
+    for found in (first, second):
         assert "different values of data" in str(found["labels"])
         assert "batches of 3 samples, 2 devices" in str(found["batches"])
         assert "`predict` works in one process only" in str(found["predict"])

@@ -74,14 +74,12 @@ def with_labels(rows: Any, values: Any, classes: Any, labels: Any) -> tuple[Any,
         classes: the classes of these, int32 `[batch, k]`.
         labels: classes, int `[batch]`; -1 for none.
     """
-    if values.shape[-1] == 1:
+    k = values.shape[-1]
+    if k == 1:
         return values, classes
     labels = ops.cast(labels, "int32")[:, None]
     missing = (labels >= 0) & ~ops.any(classes == labels, axis=-1, keepdims=True)
+    # No slices of what `top_k` returned: XLA would sort whole rows, 20 ms instead of 1.
+    replaced = missing & (ops.arange(k) == k - 1)
     of_labels = ops.take_along_axis(rows, ops.maximum(labels, 0), axis=-1)
-    last = ops.where(missing, of_labels, values[:, -1:])
-    last_class = ops.where(missing, labels, classes[:, -1:])
-    return (
-        ops.concatenate([values[:, :-1], last], axis=-1),
-        ops.concatenate([classes[:, :-1], last_class], axis=-1),
-    )
+    return ops.where(replaced, of_labels, values), ops.where(replaced, labels, classes)

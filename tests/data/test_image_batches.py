@@ -10,6 +10,9 @@ from keras_lstsd.data.order import mix
 from tests.data.test_batches import assert_same_batches
 from tests.encoded_images import jpeg, pixels, png
 
+# It makes and decodes the images, on every backend.
+pytest.importorskip("tensorflow")
+
 pytestmark = pytest.mark.tensorflow
 IMAGES = [(png, jpeg)[number % 2](number, 30 + number, 41) for number in range(10)]
 Y = np.arange(10, dtype="int32") % 3

@@ -10,7 +10,7 @@ from keras_lstsd.data.order import mix
 from tests.data.test_batches import assert_same_batches
 from tests.encoded_images import jpeg, pixels, png
 
-# It makes and decodes the images, on every backend.
+# It encodes the images of this module.
 pytest.importorskip("tensorflow")
 
 pytestmark = pytest.mark.tensorflow

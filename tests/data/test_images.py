@@ -4,9 +4,6 @@ import pytest
 from keras_lstsd.data import ImageFiles, ImageRecords, image_folder
 from tests.encoded_images import png, write_records
 
-# It makes and decodes the images, on every backend.
-pytest.importorskip("tensorflow")
-
 pytestmark = pytest.mark.tensorflow
 
 

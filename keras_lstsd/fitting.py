@@ -58,9 +58,9 @@ class Fitting:
         Raises:
             ValueError: for data without an index where the method needs one, for more samples
                 than `num_samples`, for arrays whose rows mean other samples than before, and for
-            batches that several devices cannot divide. At
-                the end of an epoch: for an out-of-range index, for an index that came to mean
-                another sample, and for a loss or weight that is not finite.
+                batches that several devices cannot divide. At the end of an epoch: for an
+                out-of-range index, for an index that came to mean another sample, and for a loss
+                or weight that is not finite.
 
         Example:
             >>> model.fit(x_train, y_train, epochs=3, validation_split=0.1)

@@ -205,9 +205,7 @@ def check(strategy: Any, data: Any, sizes: set[int | None]) -> None:
     devices = distribution.num_model_replicas
     if hasattr(data, "element_spec") and not distribution.auto_shard_dataset:
         devices = max(1, devices // distribution.num_processes)
-    wrong = [size for size in sizes if count() > 1 if size is None] + [
-        size for size in sizes if size is not None and size % devices
-    ]
+    wrong = [size for size in sizes if (count() > 1 if size is None else size % devices)]
     if wrong:
         code = "`steps_per_epoch=...`, which draws full batches from an endless stream of passes"
         if hasattr(data, "element_spec"):

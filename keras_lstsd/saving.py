@@ -26,19 +26,18 @@ VERSION = 1
 
 
 @contextmanager
-def replacing(path: str | Path, room: int = 0) -> Iterator[Path]:
+def replacing(path: str | Path, reserved: int = 0) -> Iterator[Path]:
     """A temporary path to write to; the finished file then replaces `path` in one move.
 
-    A kill, a crash or a full disk before that leaves the old file at `path`.
+    A kill, a crash or a full disk before that leaves the old file at `path`. Of several processes
+    that train together, the first one writes; what others write is dropped.
 
     Args:
         path: the file to write or to replace.
-        room: bytes to reserve, for writers that do not report a full disk.
+        reserved: bytes to reserve on the disk, for writers that do not report a full one.
 
     Raises:
         OSError: when the file cannot be written; it names the file.
-
-    Of several processes that train together, the first one writes; what others write is dropped.
 
     Example:
         >>> with keras_lstsd.saving.replacing("table.md") as part:
@@ -51,9 +50,9 @@ def replacing(path: str | Path, room: int = 0) -> Iterator[Path]:
         return
     part = path.with_name(f"part.{path.name}")
     try:
-        if room and hasattr(os, "posix_fallocate"):
+        if reserved and hasattr(os, "posix_fallocate"):
             with part.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, room)
+                os.posix_fallocate(file.fileno(), 0, reserved)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -61,7 +60,7 @@ def replacing(path: str | Path, room: int = 0) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # h5py raises both kinds
         raise OSError(
             f"{path} could not be written: {error}. Received: a disk that is full, or a folder "
-            "that is missing or not writable. Expected: room for the new file beside the old one; "
+            "that is missing or not writable. Expected: space for the new file beside the old one; "
             f"{'the old file is intact' if path.exists() else 'there was no old file'}."
         ) from error
     finally:
@@ -236,12 +235,12 @@ class Saving:
                 return
             if max_shard_size is not None or not _is_local(filepath, ".weights.h5", overwrite):
                 return super().save_weights(filepath, overwrite, max_shard_size)
-            # HDF5 aborts the process when a disk is full, so the room is reserved before.
-            room = sum(
+            # HDF5 aborts the process when a disk is full, so its space is reserved before.
+            size = sum(
                 4096 + np.dtype(variable.dtype).itemsize * math.prod(variable.shape)
                 for variable in self._saved_variables()
             )
-            with replacing(filepath, room) as part:
+            with replacing(filepath, size) as part:
                 super().save_weights(part)
                 sign(part, self.fingerprint() | {"epoch": self._epoch_of_fit + 1})
 

@@ -9,7 +9,7 @@ from keras_lstsd.losses import LOG_FLOOR, SMALLEST, log_softmax
 
 
 def spread(values: Any, classes: Any, num_classes: int, like: Any = None) -> Any:
-    """Rows of all classes from k of their entries, over which the rest of the mass is spread.
+    """Rows of all classes from k of their entries; the other classes share the rest of the mass.
 
     With S the k classes that were kept and `r = 1 - sum_S p` the mass of the others, a row is
     `ln p_c` for c in S. The others share r evenly, or in the proportions of `like`, the student's
@@ -63,7 +63,7 @@ def spread(values: Any, classes: Any, num_classes: int, like: Any = None) -> Any
 
 
 def with_labels(rows: Any, values: Any, classes: Any, labels: Any) -> tuple[Any, Any]:
-    """The k largest entries of rows, of which the last makes room for the label's class.
+    """The k largest entries of rows; the label's class replaces the smallest of them.
 
     Rankings of labels then know the label's probability. A label among the k, a label of -1, and
     a k of 1 change nothing.

@@ -308,12 +308,7 @@ def seeds() -> list[int]:
 
 def product(networks: Sequence[str], methods: Sequence[str]) -> list[dict]:
     """A run for each network, seed and method."""
-    return [
-        {"network": network, "method": method, "seed": seed}
-        for network in networks
-        for seed in seeds()
-        for method in methods
-    ]
+    return runs.product("network", networks, seeds(), methods)
 
 
 def prepare(argv: Sequence[str], networks: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from absl import app, flags
 
-from recipes import images, options, runs, tables
+from recipes import images, options, runs
 from recipes.methods import ALONE
 
 NETWORK = flags.DEFINE_string("network", "resnet50", "Networks with commas between, or all.")
@@ -129,21 +129,11 @@ def main(argv):
     results = runs.Results(folder / "results.json", settings)
     made_up = SMOKE.value and DATA_DIR.value is None
     data = images.made_up() if made_up else read(DATA_DIR.value, folder / "records")
-    todo = [
-        {"network": network, "method": method, "seed": seed}
-        for network in networks
-        for seed in options.seeds(SEED.value)
-        for method in methods
-    ]
+    todo = runs.product("network", networks, options.seeds(SEED.value), methods)
     one = partial(images.train, data=data, settings=settings, export=EXPORT.value)
     done = runs.train_all(todo, results, one)
-    parts = []
-    for network in networks:
-        title, paper = f"ImageNet, top-1 accuracy (%), {network}", papers(network, settings)
-        tables.write_report(results, title, methods, paper, network=network)
-        table = tables.method_table(results, methods, paper, network=network)
-        parts.append(f"{title}.\n{tables.READING}\n\n{table}\n")
-    tables.present(results, "table", "\n".join(parts), done)
+    titles = {network: f"ImageNet, top-1 accuracy (%), {network}" for network in networks}
+    images.present(results, "network", titles, methods, papers, done)
     return 0 if done else runs.INTERRUPTED
 
 

@@ -1,6 +1,6 @@
 """Training on encoded images with networks of keras.applications, for recipes of large images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from keras_lstsd import ELR, LSTSD, PSKD, Distillation, SingleTeacherLSTSD, Temp
 from keras_lstsd.backbones.layers import TORCH
 from keras_lstsd.data import ImageBatches, ImageRecords, image_folder, tfds
 from keras_lstsd.schedules import CyclicCosine
-from recipes import metrics, runs
+from recipes import metrics, runs, tables
 from recipes.methods import METHODS, Method
 
 NETWORKS = {
@@ -258,6 +258,33 @@ def train(
     probabilities = runs.probabilities(model, test)
     top_5 = metrics.top_accuracy(data.test.labels, probabilities, 5)
     return metrics.measures(data.test.labels, probabilities) | {"top_5": 100 * top_5}
+
+
+def present(
+    results: runs.Results,
+    key: str,
+    titles: dict[str, str],
+    methods: Sequence[str],
+    papers: Callable[[str, dict], dict[str, float] | None],
+    done: bool,
+) -> None:
+    """Writes and prints a table for each value of `key` in the runs, and reports where asked for.
+
+    Args:
+        results: the results.
+        key: what the tables differ in, such as `"network"`.
+        titles: the title of each value's table.
+        methods: the methods, in the order of the rows.
+        papers: `papers(value, settings)` returns the paper's numbers by method, or None.
+        done: whether all runs have a result.
+    """
+    parts = []
+    for value, title in titles.items():
+        paper = papers(value, results.settings)
+        tables.write_report(results, title, methods, paper, **{key: value})
+        table = tables.method_table(results, methods, paper, **{key: value})
+        parts.append(f"{title}.\n{tables.READING}\n\n{table}\n")
+    tables.present(results, "table", "\n".join(parts), done)
 
 
 def _export(model: Distillation, folder: Path, class_names: list[str] | None) -> None:

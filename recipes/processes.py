@@ -78,22 +78,25 @@ class StepTimes(keras.callbacks.Callback):
         self.last = now
 
 
+def distribution(
+    divided: bool,
+) -> keras.distribution.DataParallel | keras.distribution.ModelParallel:
+    """The devices of all processes, with whole tables or with divided ones."""
+    devices = keras.distribution.list_devices()
+    if not divided:
+        return keras.distribution.DataParallel(devices=devices)
+    mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
+    layout_map = keras.distribution.LayoutMap(mesh)
+    keras_lstsd.shard_tables(layout_map)
+    return keras.distribution.ModelParallel(layout_map=layout_map, batch_dim_name="batch")
+
+
 def train(student: str) -> float:
     """Trains in this process, one of several; returns the median of the seconds of a step."""
     # The lines that a training in several processes needs, before all else:
     if PROCESSES.value > 1:
         keras.distribution.initialize(ADDRESS.value, PROCESSES.value, PROCESS_ID.value)
-    devices = keras.distribution.list_devices()
-    if SHARD_TABLES.value:
-        mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
-        layout_map = keras.distribution.LayoutMap(mesh)
-        keras_lstsd.shard_tables(layout_map)
-        distribution = keras.distribution.ModelParallel(
-            layout_map=layout_map, batch_dim_name="batch"
-        )
-    else:
-        distribution = keras.distribution.DataParallel(devices=devices)
-    keras.distribution.set_distribution(distribution)
+    keras.distribution.set_distribution(distribution(SHARD_TABLES.value))
     # From here on as in one process, with all training samples in each.
     workload, times = STUDENTS[student], StepTimes()
     x, y = workload.data(2 * workload.turn + 6)

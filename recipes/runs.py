@@ -133,6 +133,16 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def product(key: str, values: Sequence[str], seeds: Sequence[int], methods: Sequence[str]) -> list:
+    """A run for each value of `key`, seed and method."""
+    return [
+        {key: value, "method": method, "seed": seed}
+        for value in values
+        for seed in seeds
+        for method in methods
+    ]
+
+
 def train_all(
     runs: Sequence[dict],
     results: Results,

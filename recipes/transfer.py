@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from recipes import images, options, runs, tables
+from recipes import images, options, runs
 from recipes.methods import ALONE
 
 # Name in tensorflow-datasets and splits for training. DTD: the first of its ten divisions.
@@ -144,20 +144,11 @@ def main(argv):
         data = data_of(run["dataset"])
         return images.train(run, folder, callbacks, data, settings, EXPORT.value)
 
-    todo = [
-        {"dataset": dataset, "method": method, "seed": seed}
-        for dataset in datasets
-        for seed in options.seeds(SEED.value)
-        for method in methods
-    ]
+    todo = runs.product("dataset", datasets, options.seeds(SEED.value), methods)
     done = runs.train_all(todo, results, one)
-    parts = []
-    for dataset in datasets:
-        title, paper = f"{dataset}, top-1 accuracy (%)", papers(dataset, settings)
-        tables.write_report(results, title, methods, paper, dataset=dataset)
-        table = tables.method_table(results, methods, paper, dataset=dataset)
-        parts.append(f"{title}, {settings['network']}.\n{tables.READING}\n\n{table}\n")
-    tables.present(results, "table", "\n".join(parts), done)
+    network = settings["network"]
+    titles = {dataset: f"{dataset}, top-1 accuracy (%), {network}" for dataset in datasets}
+    images.present(results, "dataset", titles, methods, papers, done)
     return 0 if done else runs.INTERRUPTED
 
 

@@ -164,21 +164,12 @@ def main(name: str, folder: str, processes: str, number: str, port: str, *argume
     import keras
     import numpy as np
 
-    import keras_lstsd
+    from recipes.processes import distribution
 
     if processes != "1":
         keras.distribution.initialize(f"127.0.0.1:{port}", int(processes), int(number))
-        devices = keras.distribution.list_devices()
-        if name in ("divided", "resumed"):
-            mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
-            layout_map = keras.distribution.LayoutMap(mesh)
-            keras_lstsd.shard_tables(layout_map)
-            distribution = keras.distribution.ModelParallel(
-                layout_map=layout_map, batch_dim_name="batch"
-            )
-        else:
-            distribution = keras.distribution.DataParallel()
-        keras.distribution.set_distribution(distribution)
+        divided_tables = name in ("divided", "resumed")
+        keras.distribution.set_distribution(distribution(divided_tables))
     numbers = TASKS[name](Path(folder), int(number), *arguments)
     np.savez(Path(folder) / f"end-{number}.npz", **numbers)
 

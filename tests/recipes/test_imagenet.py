@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from recipes import runs
+from recipes import runs, tables
 from tests.encoded_images import jpeg, pixels, png, write_records, write_tree
 from tests.models import thorough
 from tests.recipes.loading import load
@@ -46,7 +46,7 @@ def test_the_table_has_the_top_5_accuracy(tmp_path):
     results = runs.Results(tmp_path / "results.json", {})
     run = {"network": "resnet50", "method": "dups", "seed": 0}
     results.add(run, {"score": 77.0, "top_5": 93.4, "nll": 0.9, "ece": 3.0})
-    table = imagenet.tables.method_table(results, ["dups"], {"dups": 77.58}, network="resnet50")
+    table = tables.method_table(results, ["dups"], {"dups": 77.58}, network="resnet50")
     header, _, row = ([cell.strip() for cell in line.split("|")] for line in table.splitlines())
     assert row[header.index("top-5, %")] == "93.40"
     assert row[header.index("paper")] == "77.58"

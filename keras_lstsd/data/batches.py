@@ -284,6 +284,10 @@ class SampleBatches(keras.utils.PyDataset):
         def gather(rows, draws=None):
             return self._batch(tensors, rows, draws, tf.gather, keras.ops)
 
+        # At the end of an epoch the thread that tunes tf.data sleeps on, up to as long as the epoch
+        # took, and `fit` waits for it. Without it, maps run on all cores.
+        options = tf.data.Options()
+        options.autotune.enabled = False
         return (
             tf.data.Dataset.from_tensors(0)
             .map(drawn)
@@ -291,6 +295,7 @@ class SampleBatches(keras.utils.PyDataset):
             .map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .apply(tf.data.experimental.assert_cardinality(self.num_batches))
             .prefetch(tf.data.AUTOTUNE)
+            .with_options(options)
         )
 
     def fingerprint(self) -> dict[str, Any]:

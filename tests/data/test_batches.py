@@ -142,6 +142,12 @@ def test_the_batch_size_is_static_if_all_batches_have_one_size(size, expected):
     assert {spec.shape[0] for spec in (*x.values(), y)} == {expected}
 
 
+@pytest.mark.tensorflow
+def test_no_tuner_of_tf_data_delays_the_end_of_an_epoch():
+    options = SampleBatches(X, Y, batch_size=4).tf_dataset().options()
+    assert options.autotune.enabled is False
+
+
 def test_validated_indices_are_marked_in_each_batch():
     batches = SampleBatches(X, Y, batch_size=4)
     assert "index_validated" not in batches[0][0]

@@ -33,7 +33,13 @@ uint8) on random images, beside the usual `tf.data` map per sample with the same
 `text`: pairs of texts/s of tokenizing and of batches of token ids, beside the training of a small
 BERT (2 layers, 128 wide) on batches of 64.
 
-All data is random. The intervals contain the median with a confidence of at least 95 %.
+`fine_tuning`: time of an epoch of a pre-trained BERT on tasks of GLUE, in bfloat16 without XLA, by
+the order of the texts: random, or batches of texts of like lengths. The ratios are to the random
+order, which runs twice, as a control.
+
+    python -m recipes.benchmark --what=fine_tuning --task=rte --bert=folder --data_dir=glue
+
+Other data is random. The intervals contain the median with a confidence of at least 95 %.
 """
 
 import gc
@@ -53,6 +59,7 @@ import numpy as np
 from absl import app, flags
 
 from keras_lstsd import saving
+from keras_lstsd.data import glue
 from recipes import data_speed, machine, options, runs, tables
 from recipes.methods import METHODS
 from recipes.timing import Rows, Turns, fit_seconds, in_turn, median_and_range, ratios_row
@@ -61,7 +68,17 @@ from recipes.workloads import STUDENTS, Student, in_precision, linear, mlp, trai
 WHAT = flags.DEFINE_enum(
     "what",
     "step",
-    ["step", "tables", "precision", "compile", "boundary", "memory", "pipeline", "text"],
+    [
+        "step",
+        "tables",
+        "precision",
+        "compile",
+        "boundary",
+        "memory",
+        "pipeline",
+        "text",
+        "fine_tuning",
+    ],
     "What to measure.",
 )
 STUDENT = flags.DEFINE_string(
@@ -90,7 +107,17 @@ ROUNDS = flags.DEFINE_integer("rounds", 11, "Measurements of each candidate, in 
 BUILDS = flags.DEFINE_integer(
     "builds", 2, "`step`, `tables`: models of each candidate; each runs all rounds.", 1
 )
-SAMPLES = flags.DEFINE_integer("samples", 20_000, "Images in an epoch; texts: a tenth of it.", 1)
+SAMPLES = flags.DEFINE_integer(
+    "samples",
+    20_000,
+    "Images in an epoch; a tenth of it in texts of `text`, half of `fine_tuning`.",
+    1,
+)
+TASK = flags.DEFINE_string("task", "rte,mrpc,cola", "`fine_tuning`: tasks with commas between.")
+BERT = flags.DEFINE_string("bert", None, "`fine_tuning`: folder of weights, or name of a preset.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "`fine_tuning`: folder of GLUE; by default tensorflow-datasets."
+)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "results/benchmark", "Folder of the tables.")
 BATCH_SIZE = 128
 CIFAR_SIZE = (50_000, 100)
@@ -246,6 +273,19 @@ def boundary(methods: Sequence[str]) -> Rows:
         yield cells, {"ms a boundary": times, "added ms of an epoch": added}
 
 
+def fine_tuning(methods: Sequence[str]) -> Rows:
+    if BERT.value is None:
+        raise SystemExit(
+            "`fine_tuning` needs a pre-trained network. Received: no --bert. Expected: "
+            "--bert=FOLDER with config.json, model.safetensors and vocab.txt, or a preset's name."
+        )
+    tasks = options.names("task", TASK.value, list(glue.TASKS))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    return data_speed.fine_tuning(
+        tasks, DATA_DIR.value, BERT.value, SAMPLES.value // 2, ROUNDS.value
+    )
+
+
 def peak_mebibytes(student: str, method: str) -> float:
     """Peak memory of this process after three epochs of few steps, with CIFAR-100's table size."""
     x, y = STUDENTS[student].data(2)
@@ -277,9 +317,10 @@ MEASUREMENTS = {
     "memory": memory,
     "pipeline": lambda methods: data_speed.pipeline(SAMPLES.value, ROUNDS.value),
     "text": lambda methods: data_speed.text(SAMPLES.value // 10, ROUNDS.value),
+    "fine_tuning": fine_tuning,
 }
 SETTINGS = (STUDENT, METHOD, XLA, STEPS_PER_EXECUTION, TABLE_SAMPLES, TABLE_CLASSES, ROUNDS)
-SETTINGS += (BUILDS, SAMPLES)
+SETTINGS += (BUILDS, SAMPLES, TASK, BERT)
 
 
 def main(argv):

@@ -1,5 +1,6 @@
 """Speed of the image pipeline and of tokenizing, for the benchmark."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -10,8 +11,16 @@ import numpy as np
 
 from keras_lstsd import Distillation
 from keras_lstsd.backbones import bert
-from keras_lstsd.data import CropAndFlip, SampleBatches, TokenBatches, tokens
-from recipes.timing import Rows, in_turn, median_and_range, rate, ratios
+from keras_lstsd.data import CropAndFlip, SampleBatches, TokenBatches, glue, tokens
+from recipes.timing import (
+    Rows,
+    fit_seconds,
+    in_turn,
+    median_and_range,
+    rate,
+    ratios,
+    ratios_row,
+)
 from recipes.workloads import generated_pairs
 
 BATCH_SIZE = 128
@@ -54,6 +63,41 @@ def pipeline(samples: int, rounds: int) -> Rows:
     yield ["pipeline", "images/s, median", "range", "ratio"]
     for name, values in figures.items():
         yield [name, *median_and_range(values), ratios(values, first)], {"images/s": values}
+
+
+def fine_tuning(
+    tasks: Iterable[str], data_dir: str | None, weights: str, count: int, rounds: int
+) -> Rows:
+    """Seconds of epochs of a pre-trained BERT on GLUE, by the order of the texts."""
+    yield [
+        "task",
+        "texts",
+        "random order, s an epoch",
+        "random order, control",
+        "like lengths",
+        *(f"{what}, {order}" for what in ("tokens/s", "padding") for order in ("random", "like")),
+    ]
+    for task in tasks:
+        texts = glue.load(task, "train", data_dir).head(count)
+        student = bert(len(glue.TASKS[task].classes), weights)
+        x = tokens.encode(student.preprocessor, texts.first, texts.second)
+        model = Distillation(student)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(5e-5), loss, jit_compile=False)
+        random, like = (TokenBatches(x, texts.labels, pool=pool, batch_size=64) for pool in (1, 50))
+        orders = {"random": random, "control": random, "like": like}
+        figures = in_turn(
+            {name: partial(fit_seconds, model, batches) for name, batches in orders.items()}, rounds
+        )
+        words = x["padding_mask"].sum()
+        cells = [
+            task,
+            f"{len(texts.labels):,}",
+            *ratios_row(figures.values()),
+            *(f"{words / statistics.median(figures[name]):,.0f}" for name in ("random", "like")),
+            *(f"{100 * batches.padding_share():.1f} %" for batches in (random, like)),
+        ]
+        yield cells, {f"{name}, s an epoch": values for name, values in figures.items()}
 
 
 def text(count: int, rounds: int) -> Rows:

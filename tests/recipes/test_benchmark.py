@@ -2,8 +2,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from tests.backbones import bert_weights
 from tests.models import thorough
 
 
@@ -78,3 +80,27 @@ def test_tokenizing_is_compared_with_training(tmp_path):
     assert rows[0][3] == "1.000 (1.000-1.000)"
     like, cut, padded = (int(row[4].strip(" %")) for row in rows[:3])
     assert 0 <= like < cut < padded < 100
+
+
+@pytest.mark.thorough
+def test_epochs_of_like_lengths_are_compared_with_a_random_order(tmp_path):
+    pytest.importorskip("keras_hub")
+    weights = bert_weights.random_weights()
+    weights["embeddings/position_embeddings"] = np.zeros((128, bert_weights.WIDTH), "float32")
+    config = bert_weights.CONFIG | {"max_position_embeddings": 128}
+    folder = bert_weights.write_hugging_face(tmp_path / "bert", weights, config)
+    words = [" ".join(["cat"] * (1 + row % 29)) for row in range(400)]
+    (tmp_path / "CoLA").mkdir()
+    lines = [f"gj04\t{row % 2}\t\t{text}" for row, text in enumerate(words)]
+    (tmp_path / "CoLA/train.tsv").write_text("\n".join(lines))
+    flags = (f"--bert={folder}", f"--data_dir={tmp_path}", "--task=cola", "--samples=700")
+    (row,), record = measured(tmp_path, "fine_tuning", *flags)
+    figures = record["runs"][0]["figures"]
+    random, like = (figures[f"{order}, s an epoch"][0] for order in ("random", "like"))
+    assert row[:2] == ["cola", "350"]
+    assert row[4].startswith(f"{like / random:.3f} ")
+    # A text of n words has n + 2 tokens.
+    tokens = sum(3 + row % 29 for row in range(350))
+    assert row[5:7] == [f"{tokens / random:,.0f}", f"{tokens / like:,.0f}"]
+    random, like = (float(cell.strip(" %")) for cell in row[7:])
+    assert 0 <= like < 20 < 30 < random

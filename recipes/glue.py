@@ -21,7 +21,8 @@ BERT needs the extra `text`. `--bert` is a folder with weights in the layout of 
 Google, or the name of a preset, which is downloaded. Without it, training starts from a small
 network with random weights (`--bert_size`). Its vocabulary has the word pieces of `--vocabulary`,
 or the words of the training sentences. Texts are tokenized once per task. Batches have texts of
-like lengths, or are padded to --sequence_length with --nodynamic_length. On a CPU that computes in
+like lengths, or are padded to --sequence_length with --nodynamic_length. Tokens are stored in the
+folder of the results, for later calls. On a CPU that computes in
 bfloat16, TensorFlow is fastest with --mixed_precision --nojit_compile (recipes/results/cost.md).
 
 On 2 CPU cores with JAX, a run of 50 epochs of the CNN takes 20 to 24 s. Six methods, five seeds
@@ -72,6 +73,9 @@ MIXED_PRECISION = flags.DEFINE_bool("mixed_precision", False, "Computes in bfloa
 JIT_COMPILE = flags.DEFINE_bool("jit_compile", None, "Compiles with XLA; by default Keras decides.")
 EMBEDDING_DIM = flags.DEFINE_integer("embedding_dim", 32, "CNN: size of a word vector.")
 FILTERS = flags.DEFINE_integer("filters", 100, "CNN: filters of each of the widths 3, 4 and 5.")
+WORD_BOUND = flags.DEFINE_float(
+    "word_bound", None, "CNN: initial entries of word vectors are below it; by default Kim's.", 0.0
+)
 BERT = flags.DEFINE_string("bert", None, "BERT: folder of its weights, or name of a preset.")
 BERT_SIZE = flags.DEFINE_enum(
     "bert_size", "tiny", list(backbones.BERT_SIZES), "BERT: its size without --bert."
@@ -99,7 +103,7 @@ DEFAULTS = {
 }
 PIECES = (BERT, BERT_SIZE, VOCABULARY, SEQUENCE_LENGTH, DYNAMIC_LENGTH, JIT_COMPILE, TEACHER)
 OWN_FLAGS = {
-    "cnn": (EMBEDDING_DIM, FILTERS),
+    "cnn": (EMBEDDING_DIM, FILTERS, WORD_BOUND),
     "bert": (*PIECES, STUDENT_LAYERS),
     "bilstm": PIECES,
 }
@@ -135,10 +139,10 @@ NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews correlation"}
 class Data:
     """A task for its network: training data, and inputs and labels of the other splits."""
 
-    def __init__(self, task: str, data_dir: str | None, settings: dict, network: str):
+    def __init__(self, task: str, data_dir: str | None, settings: dict, network: str, folder: Path):
         described = glue.TASKS[task]
         train = glue.load(task, "train", data_dir).head(settings["samples"])
-        encoder = texts.ENCODERS[network](task, train, settings)
+        encoder = texts.ENCODERS[network](task, train, settings | {"cache": folder / "tokens"})
         self.student, self.batches = encoder.student, encoder.batches
         self.teacher = getattr(encoder, "teacher", None)
         self.train, self.x_train = train, encoder.encode(train)
@@ -310,7 +314,7 @@ def main(argv):
     results = runs.Results(folder / "results.json", settings)
     sentences = {}
     for task in tasks:
-        data = Data(task, DATA_DIR.value, settings, network)
+        data = Data(task, DATA_DIR.value, settings, network, folder)
         todo = [
             {"task": task, "method": method, "seed": seed}
             for seed in range(seeds)

@@ -30,12 +30,15 @@ class Words:
         return SampleBatches(x, y, batch_size=self.settings["batch_size"])
 
     def student(self) -> keras.Model:
+        bound = self.settings["word_bound"]
+        uniform = keras.initializers.RandomUniform
         return backbones.text_cnn(
             words.FIRST_WORD + len(self.vocabulary),
             num_classes=len(glue.TASKS[self.task].classes),
             length=LENGTHS[self.task],
             embedding_dim=self.settings["embedding_dim"],
             filters=self.settings["filters"],
+            embeddings_initializer=None if bound is None else uniform(-bound, bound),
         )
 
 
@@ -57,7 +60,7 @@ class Pieces:
 
     def encode(self, split: glue.Examples) -> dict[str, np.ndarray]:
         start = time.monotonic()
-        x = tokens.encode(self.preprocessor, split.first, split.second)
+        x = tokens.encode(self.preprocessor, split.first, split.second, self.settings["cache"])
         seconds = time.monotonic() - start
         cut = np.mean(x["padding_mask"].sum(-1) == self.settings["sequence_length"])
         rate = len(split.first) / seconds

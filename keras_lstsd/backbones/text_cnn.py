@@ -13,6 +13,7 @@ def text_cnn(
     filters: int = 100,
     widths: Sequence[int] = (3, 4, 5),
     dropout: float = 0.5,
+    embeddings_initializer: str | keras.initializers.Initializer | None = None,
     name: str = "text_cnn",
 ) -> keras.Model:
     """A convolutional network for sentences, with random initial weights.
@@ -31,6 +32,8 @@ def text_cnn(
         filters: number of filters of each width.
         widths: numbers of words that the filters span.
         dropout: dropout rate before the last layer.
+        embeddings_initializer: that of the word vectors. None draws uniform entries whose expected
+            norm is Kim's, for every `embedding_dim`.
         name: the name of the model.
 
     Returns:
@@ -45,11 +48,12 @@ def text_cnn(
     """
     # Kim's bound is 0.25 for 300 entries; other sizes keep the expected norm of a word vector.
     bound = 0.25 * (300 / embedding_dim) ** 0.5
+    uniform = keras.initializers.RandomUniform(-bound, bound)
     ids = keras.Input((length,), dtype="int32", name="word_ids")
     words = keras.layers.Embedding(
         vocabulary_size,
         embedding_dim,
-        embeddings_initializer=keras.initializers.RandomUniform(-bound, bound),
+        embeddings_initializer=embeddings_initializer or uniform,
         name="words",
     )(ids)
     maxima = []

@@ -1,6 +1,9 @@
-"""Token ids of texts: tokenised once, stored, and batched by their lengths."""
+"""Token ids of texts: tokenized once, stored, and batched by their lengths."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,12 +11,19 @@ import numpy as np
 
 from keras_lstsd.checks import count
 from keras_lstsd.data.batches import SampleBatches
+from keras_lstsd.saving import replacing
+
+BATCH_SIZE = 1024
 
 
 def encode(
-    preprocessor: Any, first: Sequence[str], second: Sequence[str] | None = None
+    preprocessor: Any,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    cache: str | Path | None = None,
+    verbose: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Tokenises texts, or pairs of texts: a dict of int32 `[texts, sequence_length]`.
+    """Tokenizes texts, or pairs of texts: a dict of int32 `[texts, sequence_length]`.
 
     It runs in tf.data, on all cores. For BERT the keys are `"token_ids"`, `"segment_ids"` and
     `"padding_mask"`, and a pair becomes one row, `[CLS] first [SEP] second [SEP]`. Rows are padded
@@ -23,6 +33,9 @@ def encode(
         preprocessor: the preprocessor of a KerasHub text classifier (`student.preprocessor`).
         first: texts.
         second: None, or the second text of each pair.
+        cache: a folder for the result. A later call with the same texts and the same preprocessor
+            reads it; the name of its file is a checksum of both.
+        verbose: 1 shows a progress bar.
 
     Example:
         >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"]
@@ -33,15 +46,42 @@ def encode(
     import tensorflow as tf
 
     texts = (list(first),) if second is None else (list(first), list(second))
+    if cache is not None:
+        path = Path(cache) / f"{_checksum(preprocessor, texts)}.npz"
+        if path.is_file():
+            with np.load(path) as stored:
+                return dict(stored)
     batches = (
         tf.data.Dataset.from_tensor_slices(texts)
-        .batch(1024)
+        .batch(BATCH_SIZE)
         # Without `y` the preprocessor would take the second text as the label.
         .map(lambda *texts: preprocessor(texts, y=None), num_parallel_calls=tf.data.AUTOTUNE)
     )
-    return keras.tree.map_structure(
-        lambda *parts: np.concatenate(parts).astype(np.int32), *batches.as_numpy_iterator()
+    progress = keras.utils.Progbar(-(-len(texts[0]) // BATCH_SIZE), verbose=verbose)
+    parts = []
+    for part in batches.as_numpy_iterator():
+        parts.append(part)
+        progress.add(1)
+    x = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays).astype(np.int32), *parts)
+    if cache is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file, file.open("wb") as stream:
+            np.savez_compressed(stream, **x)
+    return x
+
+
+def _checksum(preprocessor: Any, texts: Sequence[Sequence[str]]) -> str:
+    """Identifies the results of a preprocessor for some texts."""
+    import keras_hub
+
+    # Keras numbers the names of layers.
+    settings = json.loads(
+        json.dumps(preprocessor.get_config()),
+        object_hook=lambda entry: {key: entry[key] for key in sorted(entry) if key != "name"},
     )
+    words = preprocessor.tokenizer.get_vocabulary()
+    known = json.dumps([keras_hub.__version__, settings, words, texts])
+    return hashlib.sha256(known.encode()).hexdigest()[:32]
 
 
 class TokenBatches(SampleBatches):

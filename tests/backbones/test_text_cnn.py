@@ -23,5 +23,13 @@ def test_number_of_parameters_equals_the_formula():
     assert text_cnn(100, 2).count_params() == 100 * 300 + convolutions + 300 * 2 + 2
 
 
+def test_word_vectors_have_kims_norm_or_the_given_initializer():
+    for size in (300, 30):
+        words = text_cnn(2000, 2, embedding_dim=size).get_layer("words").get_weights()[0]
+        np.testing.assert_allclose((words**2).sum(-1).mean(), 300 * 0.25**2 / 3, rtol=0.02)
+    network = text_cnn(5, 2, embeddings_initializer="ones")
+    assert (network.get_layer("words").get_weights()[0] == 1).all()
+
+
 def test_rows_may_have_any_length():
     assert text_cnn(100, 2).predict(np.ones((1, 9)), verbose=0).shape == (1, 2)

@@ -38,6 +38,39 @@ def test_texts_of_several_tokenizer_batches_keep_their_order():
     np.testing.assert_array_equal(lengths, 3 + np.arange(2500) % 3)
 
 
+def test_stored_tokens_are_read_for_the_same_texts_and_preprocessor(tmp_path, monkeypatch):
+    texts = (["A cat", "dogs."], ["a", "cats"])
+
+    def encode(*texts, length=8, vocabulary=PIECES):
+        return tokens.encode(preprocessor(length, vocabulary), *texts, cache=tmp_path / "new")
+
+    first = encode(*texts)
+    assert len(list((tmp_path / "new").iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens.np, "concatenate", None)
+        again = encode(*texts)  # Another preprocessor object, with another name.
+    assert first.keys() == again.keys()
+    for name, ids in tokens.encode(preprocessor(8), *texts).items():
+        for stored in (first, again):
+            np.testing.assert_array_equal(stored[name], ids)
+            assert stored[name].dtype == np.int32
+    others = [
+        encode(texts[0]),
+        encode(texts[0], ["a", "cat"]),
+        encode(*texts, length=7),
+        encode(*texts, vocabulary=[*PIECES, "bird"]),
+        encode(*texts, vocabulary=[*PIECES, "Bird"]),
+    ]
+    assert [len(other["token_ids"][0]) for other in others] == [8, 8, 7, 8, 8]
+    assert len(list((tmp_path / "new").iterdir())) == 6
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_progress_bar_counts_blocks_of_texts(capsys, verbose):
+    tokens.encode(preprocessor(8), ["a"] * 2500, verbose=verbose)
+    assert ("3/3" in capsys.readouterr().out) == bool(verbose)
+
+
 def inputs(lengths, width=10):
     mask = (np.arange(width) < np.array(lengths)[:, None]).astype("int32")
     ids = mask * np.arange(1, 1 + len(lengths), dtype="int32")[:, None]

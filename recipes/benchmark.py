@@ -22,6 +22,8 @@ over float32 without XLA (JAX: with XLA). A second such model is the control.
 
 `compile`: time of the first `fit`, of one batch, of a new model.
 
+`epoch`: time of `fit` for one epoch of arrays, from call to return.
+
 `boundary`: time of `start_epoch` for tables of the size of CIFAR-100's, where every second epoch
 starts a mini-generation; and the added time of an epoch of one batch in `fit` over plain training.
 
@@ -73,6 +75,7 @@ WHAT = flags.DEFINE_enum(
         "tables",
         "precision",
         "compile",
+        "epoch",
         "boundary",
         "memory",
         "pipeline",
@@ -245,6 +248,24 @@ def compile_time(methods: Sequence[str]) -> Rows:
         yield cells, dict(zip(names, figures, strict=True))
 
 
+def epoch(methods: Sequence[str]) -> Rows:
+    yield ["student", "XLA", "plain, s an epoch", *methods]
+    names = ["plain, baseline", *methods]
+    for name, student, xla in chosen():
+        x, y = student.data(student.steps)
+
+        def seconds(model, x=x, y=y, size=student.batch_size):
+            start = time.perf_counter()
+            model.fit(x, y, batch_size=size, verbose=0)
+            return time.perf_counter() - start
+
+        models = [trainable(student, method, len(y), xla) for method in ("plain", *methods)]
+        measures = {number: partial(seconds, model) for number, model in enumerate(models)}
+        figures = in_turn(measures, ROUNDS.value).values()
+        cells = [name, "on" if xla else "off", *ratios_row(figures)]
+        yield cells, dict(zip(names, figures, strict=True))
+
+
 def boundary(methods: Sequence[str]) -> Rows:
     yield ["method", "ms a boundary, median", "range", "added ms of an epoch, median", "range"]
     num_samples, classes = CIFAR_SIZE
@@ -313,6 +334,7 @@ MEASUREMENTS = {
     "tables": table_sizes,
     "precision": precision,
     "compile": compile_time,
+    "epoch": epoch,
     "boundary": boundary,
     "memory": memory,
     "pipeline": lambda methods: data_speed.pipeline(SAMPLES.value, ROUNDS.value),

@@ -27,7 +27,7 @@ from keras_lstsd import Distillation, outputs, schedules
 from keras_lstsd.data import CropAndFlip, SampleBatches, cifar100, label_noise
 from recipes import metrics, options, runs, tables
 from recipes.methods import ALONE, METHODS, Method
-from recipes.networks import NETWORKS
+from recipes.networks import NETWORKS, student
 
 # The snapshot methods have cycles of 40 epochs in a training of 164.
 SNAPSHOT_CYCLE = 40 / 164
@@ -93,17 +93,6 @@ class Data:
         (self.x_train, y_train), (self.x_test, self.y_test) = splits
         self.x_train = self.x_train[:samples]
         self.y_train = y_train[:samples]
-
-
-def student(network: str) -> keras.Model:
-    """A network after a normalization, for images as uint8 `[batch, 32, 32, 3]`."""
-    images = keras.Input((32, 32, 3), dtype="uint8", name="images")
-    normalized = keras.layers.Normalization(
-        mean=cifar100.MEAN, variance=cifar100.STD**2, dtype="float32", name="normalized"
-    )(images)
-    settings = NETWORKS[network]
-    core = settings.build(num_classes=cifar100.NUM_CLASSES, weight_decay=settings.weight_decay)
-    return keras.Model(images, core(normalized), name=network)
 
 
 def method_settings(run: dict, epochs: int) -> dict:

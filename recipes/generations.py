@@ -17,6 +17,7 @@ from keras_lstsd import generations
 from keras_lstsd.statistics import spread
 from recipes import cifar100, options, tables
 from recipes.methods import METHODS, Method
+from recipes.networks import student
 
 GENERATIONS = flags.DEFINE_integer("generations", 6, "Generations of a chain.", 2)
 # Share of the labels in the loss of a taught generation; T = 1.
@@ -36,7 +37,7 @@ def train(run: dict, folder: Path, callbacks: list, data: cifar100.Data, setting
     count = 1 if run["method"] == "baseline" else GENERATIONS.value
 
     def make(generation, students):
-        network = cifar100.student(run["network"])
+        network = student(run["network"])
         if not students:
             return task.compiled(first, network, **first.arguments)
         return task.compiled(

@@ -19,9 +19,11 @@ costs five trainings. The sets of labels that the rankings call wrong are compar
 Then plain training starts again without the labels that were found, and with those suggested.
 `dropping` and `lstsd_dropping` stop to count such labels after a quarter of the epochs.
 
-Data: `digits` (the perceptron of `recipes.digits`), tasks of GLUE (the text CNN of `recipes.glue`
-with Adam at 1e-3, batch 32, 20 epochs). Scores on the clean test split: accuracy, CoLA Matthews.
-Results: `recipes/results/label_issues.md`. On 2 CPU cores, a seed of the digits takes 20 minutes.
+Data: `digits` (the perceptron of `recipes.digits`); tasks of GLUE (the text CNN of `recipes.glue`
+with Adam at 1e-3, batch 32, 20 epochs); `cifar100` (the first 10,000 images, ResNet-20 with Adam at
+1e-3, batch 128, 60 epochs, without augmentation, so that it fits them). Scores on the clean test
+split: accuracy, CoLA Matthews. Results: `recipes/results/label_issues.md`. On 2 CPU cores, a seed
+of the digits takes 20 minutes. CIFAR-100 is for a GPU.
 """
 
 from collections.abc import Callable
@@ -36,11 +38,11 @@ import numpy as np
 from absl import app, flags
 
 from keras_lstsd import outputs
-from keras_lstsd.data import digits, glue, label_noise
+from keras_lstsd.data import cifar100, digits, glue, label_noise
 from keras_lstsd.statistics import paired_difference, spread
 from recipes import metrics, options, runs, tables, texts
 from recipes.methods import METHODS
-from recipes.networks import perceptron
+from recipes.networks import perceptron, student
 
 NOISE = ("uniform", "pairs", "samples")
 # Plain training with tables of samples comes first: the others are compared with it.
@@ -65,9 +67,14 @@ score of plain training without the labels found (by the first set of a method).
 plain training with the labels suggested.
 """
 
-DATA = flags.DEFINE_string("data", "digits", "digits, or tasks of GLUE, with commas between.")
+DATA = flags.DEFINE_string(
+    "data", "digits", "digits, cifar100, or tasks of GLUE, with commas between."
+)
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder with MRPC/train.tsv and so on; by default tensorflow-datasets."
+    "data_dir",
+    None,
+    "Folder with MRPC/train.tsv and so on, or with the files of CIFAR-100; by default "
+    "tensorflow-datasets.",
 )
 MODELS = flags.DEFINE_string("noise", "all", f"{', '.join(NOISE)}, with commas between, or all.")
 WRONG_LABELS = flags.DEFINE_list("wrong_labels", ["0", "0.2", "0.4"], "Shares of wrong labels.")
@@ -152,6 +159,11 @@ def task_of(name: str, data_dir: str | None, smoke: bool) -> Task:
         (x, y), (x_test, y_test) = digits.load()
         network, classes, score = perceptron, digits.NUM_CLASSES, metrics.accuracy
         epochs, batch_size = 60, 64
+    elif name == "cifar100":
+        (x, y), (x_test, y_test) = (cifar100.load(split, data_dir) for split in ("train", "test"))
+        x, y = x[:10_000], y[:10_000]
+        network, classes, score = partial(student, "resnet20"), 100, metrics.accuracy
+        epochs, batch_size = 60, 128
     else:
         described = glue.TASKS[name]
         train, dev = (
@@ -252,7 +264,7 @@ def agreement(found: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
 def main(argv):
     options.check_command(argv)
     check_cleanlab()
-    names = options.names("data", DATA.value, ["digits", *glue.TASKS])
+    names = options.names("data", DATA.value, ["digits", "cifar100", *glue.TASKS])
     methods = options.names("method", METHOD.value, [*TABLES, *UNRANKED, "cross_validation"])
     models = options.names("noise", MODELS.value, NOISE)
     shares, seeds = ([0.4], 1) if SMOKE.value else ([*map(float, WRONG_LABELS.value)], SEEDS.value)

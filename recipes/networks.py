@@ -7,7 +7,7 @@ from functools import partial
 import keras
 
 from keras_lstsd import backbones
-from keras_lstsd.data import digits
+from keras_lstsd.data import cifar100, digits
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,14 @@ def perceptron(units: int = 256, noise: bool = False) -> keras.Model:
             keras.layers.Dense(digits.NUM_CLASSES, activation="softmax"),
         ]
     )
+
+
+def student(network: str) -> keras.Model:
+    """A network for CIFAR-100 after a normalization, for images as uint8 `[batch, 32, 32, 3]`."""
+    images = keras.Input((32, 32, 3), dtype="uint8", name="images")
+    normalized = keras.layers.Normalization(
+        mean=cifar100.MEAN, variance=cifar100.STD**2, dtype="float32", name="normalized"
+    )(images)
+    settings = NETWORKS[network]
+    core = settings.build(num_classes=cifar100.NUM_CLASSES, weight_decay=settings.weight_decay)
+    return keras.Model(images, core(normalized), name=network)

@@ -31,6 +31,7 @@ def measured(tmp_path, what, *flags):
     [
         ("step", "mlp", "lstsd,distiller", "mlp"),
         thorough("compile", "bert", "tiny_bert", "bert"),
+        thorough("epoch", "mlp", "lstsd", "mlp"),
         ("boundary", "mlp", "lstsd", "lstsd"),
     ],
 )

@@ -1,9 +1,12 @@
 import re
 
+import keras
+import numpy as np
 import pytest
 
 from keras_lstsd import schedules
-from recipes.networks import NETWORKS, PAIRS
+from keras_lstsd.data import cifar100
+from recipes.networks import NETWORKS, PAIRS, student
 
 
 def test_the_pairs_are_those_of_the_paper():
@@ -38,3 +41,13 @@ def test_networks_are_built_with_their_name_and_weight_decay(name):
     assert {round(float(it.regularizer.l2), 9) for it in kernels} == {2.5e-4}
     assert network.output_shape == (None, 100)
     assert re.match(r"[a-z]+", network.name)
+
+
+def test_the_student_normalizes_images():
+    network = student("resnet8")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    core = next(layer for layer in network.layers if isinstance(layer, keras.Model))
+    normalized = (images.astype("float32") - cifar100.MEAN) / cifar100.STD
+    expected = core.predict(normalized, verbose=0)
+    assert expected.shape == (2, 100)
+    np.testing.assert_allclose(network.predict(images, verbose=0), expected, atol=1e-4)

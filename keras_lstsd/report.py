@@ -4,13 +4,14 @@ import base64
 import html
 import io
 import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_lstsd.label_issues import confused_classes, issues_by_class
+from keras_lstsd.label_issues import confused_classes, issues_by_class, write_issues
 from keras_lstsd.label_quality import ranked
 from keras_lstsd.saving import replacing
 from keras_lstsd.statistics import paired_difference, spread
@@ -84,7 +85,8 @@ def write(
             mini-generations.
         columns: arrays `[samples]` by name, from `TrainingDynamics.columns()` or from the table
             that it writes (`keras_lstsd.columns.read`). The page shows a data map, the label issues
-            of each class, the classes that are confused, and the most suspicious samples.
+            of each class, the classes that are confused, and the most suspicious samples. It offers
+            the file of `keras_lstsd.label_issues.write_issues` for people who correct labels.
         samples: all training samples in the order of their index: images `[samples, height,
             width, channels]` (uint8, or floats in any range) or texts. The gallery shows them.
         class_names: the names of the classes, in the order of their numbers.
@@ -294,11 +296,17 @@ def _issues(columns: Mapping[str, np.ndarray], names: Sequence[str] | None) -> s
         [_class_name(given, names), _class_name(predicted, names), f"{issues:,}"]
         for given, predicted, issues in zip(*confused.values(), strict=True)
     ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "issues.csv"
+        write_issues(file, columns, names)
+        data = base64.b64encode(file.read_bytes()).decode()
     total, found = sum(by_class["labels"]), sum(by_class["issues"])
     text = (
         f"{found:,} of {total:,} labels ({found / max(total, 1):.1%}) are probably wrong: another "
         "class led in the mean over the epochs. Left: the classes with the largest share of such "
-        "labels. Right: labels and the classes that led, the most frequent pairs."
+        "labels. Right: labels and the classes that led, the most frequent pairs. "
+        f'<a download="issues.csv" href="data:text/csv;base64,{data}">issues.csv</a> lists all of '
+        "them, with an empty column for the correct label. <code>corrected_labels</code> reads it."
     )
     return _section(
         "Label issues",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_lstsd import report
+from keras_lstsd.label_issues import write_issues
 
 pytest.importorskip("matplotlib")
 
@@ -106,6 +107,13 @@ def test_tables_count_the_issues_of_each_class_and_pair(tmp_path):
         ["dog &amp; bone", "cat", "1"],
         ["dog &amp; bone", "&lt;b&gt;bird&lt;/b&gt;", "1"],
     ]
+
+
+def test_the_page_offers_the_file_of_issues(tmp_path):
+    text = page(tmp_path, columns=COLUMNS, class_names=ALL["class_names"])
+    ((name, data),) = re.findall(r'<a download="(.*?)" href="data:text/csv;base64,(.*?)">', text)
+    write_issues(tmp_path / name, COLUMNS, ALL["class_names"])
+    assert base64.b64decode(data) == (tmp_path / name).read_bytes()
 
 
 def test_sample_images_keep_their_size(tmp_path):

@@ -63,10 +63,10 @@ def spread(values: Any, classes: Any, num_classes: int, like: Any = None) -> Any
 
 
 def with_labels(rows: Any, values: Any, classes: Any, labels: Any) -> tuple[Any, Any]:
-    """The k largest entries of rows; the label's class replaces the smallest of them.
+    """The k largest entries of rows with the label's class in the last place.
 
-    Rankings of labels then know the label's probability. A label among the k, a label of -1, and
-    a k of 1 change nothing.
+    Unless it is one of the k, it replaces the smallest of them. Rankings of labels then know the
+    label's probability. A label of -1 and a k of 1 change nothing.
 
     Args:
         rows: log-probabilities `[batch, C]`.
@@ -78,8 +78,13 @@ def with_labels(rows: Any, values: Any, classes: Any, labels: Any) -> tuple[Any,
     if k == 1:
         return values, classes
     labels = ops.cast(labels, "int32")[:, None]
-    missing = (labels >= 0) & ~ops.any(classes == labels, axis=-1, keepdims=True)
-    # No slices of what `top_k` returned: XLA would sort whole rows, 20 ms instead of 1.
-    replaced = missing & (ops.arange(k) == k - 1)
     of_labels = ops.take_along_axis(rows, ops.maximum(labels, 0), axis=-1)
-    return ops.where(replaced, of_labels, values), ops.where(replaced, labels, classes)
+    is_last, is_label = ops.arange(k) == k - 1, classes == labels
+
+    def moved(kept, of_label):
+        # No slices of what `top_k` returned: XLA would sort whole rows, 20 ms instead of 1.
+        last = ops.sum(ops.where(is_last, kept, 0), axis=-1, keepdims=True)
+        entries = ops.where(is_last, of_label, ops.where(is_label, last, kept))
+        return ops.where(labels < 0, kept, entries)
+
+    return moved(values, of_labels), moved(classes, labels)

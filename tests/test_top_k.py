@@ -12,6 +12,7 @@ from keras_lstsd import (
     tables,
     top_k,
 )
+from keras_lstsd.methods.temporal_ensembling import AverageTable
 from keras_lstsd.tables import SampleTable
 from tests import oracles
 from tests.methods.linear import CLASSES as LINEAR_CLASSES
@@ -75,6 +76,46 @@ def test_the_rest_of_a_certain_student_has_its_mass():
     np.testing.assert_allclose(rows[0, 2:], 0.1 * shares / shares.sum(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_averages_keep_the_class_of_the_label(k):
+    ensemble, pending = AverageTable(top_k=k), SampleTable(top_k=k)
+    for made in (ensemble, pending):
+        made.build((SAMPLES, CLASSES))
+    index, labels = np.arange(SAMPLES), np.arange(SAMPLES) % CLASSES
+    labels[2] = -1
+    z, q = np.zeros((SAMPLES, CLASSES)), np.zeros((SAMPLES, CLASSES))
+    for epoch in range(4):
+        rows = oracles.log_softmax(np.random.default_rng(epoch).normal(size=ROWS.shape) * 2)
+        pending.write(index, rows.astype("float32"), labels=labels)
+        ensemble.average(pending, 0.6)
+        kept = with_label(np.exp(rows), k, labels)
+        z = 0.6 * (1 - 0.6**epoch) * q + 0.4 * shared_evenly(np.exp(rows), kept)
+        q = z / (1 - 0.6 ** (epoch + 1))
+        # Without a label, the last class of the new row stays too.
+        last = np.where(labels < 0, np.argsort(-rows)[:, k - 1], labels)
+        q = shared_evenly(q, with_label(q, k, last))
+        found, known = ensemble.read(index)
+        assert numpy(known).all()
+        np.testing.assert_allclose(np.exp(numpy(found)), q, atol=4e-3)
+
+
+def with_label(p, k, labels):
+    """Which classes are kept: the k largest, where the label takes the smallest one's place."""
+    kept = oracles.kept_classes(p, k)
+    for row, label in enumerate(labels if k > 1 else ()):
+        if label >= 0 and not kept[row, label]:
+            kept[row, np.where(kept[row], p[row], np.inf).argmin()] = False
+            kept[row, label] = True
+    return kept
+
+
+def shared_evenly(p, kept):
+    """Rows whose classes that are not kept share their mass."""
+    rest = np.where(kept, 0, p)
+    shares = rest.sum(-1, keepdims=True) / np.maximum((~kept).sum(-1, keepdims=True), 1)
+    return np.where(kept, p, shares)
+
+
 @pytest.mark.parametrize(
     ("k", "label", "expected"),
     [
@@ -92,6 +133,7 @@ def test_the_class_of_a_label_is_stored(k, label, expected):
     values, classes = (numpy(part)[4] for part in made.parts)
     found = dict(zip(classes.tolist(), np.exp(values.astype("float64")), strict=True))
     assert found == pytest.approx(expected, rel=1e-3)
+    assert k == 1 or label < 0 or classes[-1] == label
 
 
 def test_rows_that_a_step_writes_are_those_of_fill():

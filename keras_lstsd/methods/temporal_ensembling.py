@@ -55,9 +55,11 @@ class AverageTable(SampleTable):
         )
         z = momentum * (1 - momentum**before) * average + (1 - momentum) * p
         softened = log_softmax(ops.log(ops.maximum(z, SMALLEST)), self.temperature)
+        # With `top_k` the label's class is the last one of a row of `latest`.
+        labels = None if self.top_k is None else new[1][:, -1]
         return [
             ops.where(drawn, ops.cast(after, old.dtype), old)
-            for after, old in zip(self.encoded(softened), own, strict=True)
+            for after, old in zip(self.encoded(softened, labels), own, strict=True)
         ]
 
 

@@ -83,17 +83,17 @@ def test_averages_keep_the_class_of_the_label(k):
         made.build((SAMPLES, CLASSES))
     index, labels = np.arange(SAMPLES), np.arange(SAMPLES) % CLASSES
     labels[2] = -1
-    z, q = np.zeros((SAMPLES, CLASSES)), np.zeros((SAMPLES, CLASSES))
+    q, even = np.zeros((SAMPLES, CLASSES)), np.ones((SAMPLES, CLASSES))
     for epoch in range(4):
         rows = oracles.log_softmax(np.random.default_rng(epoch).normal(size=ROWS.shape) * 2)
         pending.write(index, rows.astype("float32"), labels=labels)
         ensemble.average(pending, 0.6)
         kept = with_label(np.exp(rows), k, labels)
-        z = 0.6 * (1 - 0.6**epoch) * q + 0.4 * shared_evenly(np.exp(rows), kept)
+        z = 0.6 * (1 - 0.6**epoch) * q + 0.4 * oracles.shared_rest(np.exp(rows), kept, even)
         q = z / (1 - 0.6 ** (epoch + 1))
         # Without a label, the last class of the new row stays too.
         last = np.where(labels < 0, np.argsort(-rows)[:, k - 1], labels)
-        q = shared_evenly(q, with_label(q, k, last))
+        q = oracles.shared_rest(q, with_label(q, k, last), even)
         found, known = ensemble.read(index)
         assert numpy(known).all()
         np.testing.assert_allclose(np.exp(numpy(found)), q, atol=4e-3)
@@ -107,13 +107,6 @@ def with_label(p, k, labels):
             kept[row, np.where(kept[row], p[row], np.inf).argmin()] = False
             kept[row, label] = True
     return kept
-
-
-def shared_evenly(p, kept):
-    """Rows whose classes that are not kept share their mass."""
-    rest = np.where(kept, 0, p)
-    shares = rest.sum(-1, keepdims=True) / np.maximum((~kept).sum(-1, keepdims=True), 1)
-    return np.where(kept, p, shares)
 
 
 @pytest.mark.parametrize(

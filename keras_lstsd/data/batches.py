@@ -284,10 +284,6 @@ class SampleBatches(keras.utils.PyDataset):
         def gather(rows, draws=None):
             return self._batch(tensors, rows, draws, tf.gather, keras.ops)
 
-        # At the end of an epoch the thread that tunes tf.data sleeps on, up to as long as the epoch
-        # took, and `fit` waits for it. Without it, maps run on all cores.
-        options = tf.data.Options()
-        options.autotune.enabled = False
         return (
             tf.data.Dataset.from_tensors(0)
             .map(drawn)
@@ -295,7 +291,7 @@ class SampleBatches(keras.utils.PyDataset):
             .map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .apply(tf.data.experimental.assert_cardinality(self.num_batches))
             .prefetch(tf.data.AUTOTUNE)
-            .with_options(options)
+            .apply(without_tuner)
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -348,3 +344,15 @@ class SampleBatches(keras.utils.PyDataset):
             label = keras.tree.map_structure(lambda array, row=row: array[row], self.labels[0])
             checksums[sample] = arrays.checksum(inputs), arrays.label_checksum(label)
         return checksums
+
+
+def without_tuner(dataset: Any) -> Any:
+    """A `tf.data.Dataset` without the thread that tunes it; its maps run on all cores.
+
+    At the end of a pass that thread sleeps on, up to as long as the pass took, and delays the end.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_lstsd.checks import count
-from keras_lstsd.data.batches import SampleBatches
+from keras_lstsd.data.batches import SampleBatches, without_tuner
 from keras_lstsd.saving import replacing
 
 BATCH_SIZE = 1024
@@ -40,6 +40,9 @@ def encode(
     Example:
         >>> pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"]
         >>> student = keras_lstsd.backbones.bert(2, vocabulary=pieces, sequence_length=8)
+
+        Each text becomes a row of 8 ids.
+
         >>> keras_lstsd.data.tokens.encode(student.preprocessor, ["Cats", "a cat"])["token_ids"]
         # [[2, 6, 7, 3, 0, 0, 0, 0], [2, 5, 6, 3, 0, 0, 0, 0]]
     """
@@ -56,6 +59,7 @@ def encode(
         .batch(BATCH_SIZE)
         # Without `y` the preprocessor would take the second text as the label.
         .map(lambda *texts: preprocessor(texts, y=None), num_parallel_calls=tf.data.AUTOTUNE)
+        .apply(without_tuner)
     )
     progress = keras.utils.Progbar(-(-len(texts[0]) // BATCH_SIZE), verbose=verbose)
     parts = []
